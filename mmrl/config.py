@@ -1,0 +1,119 @@
+"""The configuration of a run: typed, complete, and closed to unknown keys. Loads no torch.
+
+`Config` holds what every family shares. The sections `model`, `sampling` and `inputs` are the family's own typed
+models (`mmrl.families`). Reading, merging and error messages are in `mmrl.config_io`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ZeroVariance = Literal["keep", "mask", "drop", "resample"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class RewardSpec(Section):
+    """One component (column) of the reward."""
+
+    name: str = Field(description="registered reward; `auto` = chosen by each record's task")
+    weight: float = 1.0
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Rewards(Section):
+    components: list[RewardSpec] = Field(default_factory=lambda: [RewardSpec(name="auto")])
+    on_error: Literal["stop", "skip"] = Field("stop", description="a reward that raises or returns NaN: stop, or skip the record")
+    timeout_s: float | None = Field(None, gt=0)
+    workers: int = Field(0, ge=0, description="0 = in this process")
+    cache: bool = False
+
+
+class Data(Section):
+    train: str | list[str] = Field(description="JSONL file(s), or an embedded set such as digits:train")
+    eval: str | list[str] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    shuffle: bool = True
+    eval_records: int | None = Field(None, ge=1, description="evaluate on the first n records only")
+
+
+class Train(Section):
+    steps: int = Field(100, ge=0)
+    prompts: int = Field(8, ge=1, description="prompts per step, over all ranks")
+    group: int = Field(8, ge=1, description="samples per prompt")
+    epochs: int | None = Field(None, ge=1, description="passes over each rollout batch; default from the recipe")
+    minibatches: int | None = Field(None, ge=1, description="optimiser steps per pass; whole groups")
+    zero_variance: ZeroVariance | None = Field(
+        None, description="groups whose rewards are all equal; default from the recipe (dapo: resample), else keep"
+    )
+    resample_rounds: int = Field(4, ge=1, description="most refills of one step when zero_variance is resample")
+    two_pass: Literal["auto", "always"] = "auto"
+    ratio_tolerance: float = Field(1e-3, gt=0, description="first-update check: largest |ratio - 1| without a warning")
+    max_bad_steps: int = Field(5, ge=1, description="non-finite steps in a row before the run stops")
+    control: Literal["none", "shuffled"] = Field("none", description="shuffled: rewards permuted inside each group")
+
+
+class Optimiser(Section):
+    kind: Literal["adamw", "adamw8bit"] = "adamw"
+    lr: float = Field(1e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0, description="optimiser steps")
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    grad_norm: float | None = Field(1.0, gt=0)
+
+
+class Ema(Section):
+    enabled: bool = False
+    decay: float = Field(0.99, gt=0, lt=1)
+    every: int = Field(1, ge=1)
+
+
+class Evaluation(Section):
+    every: int = Field(0, ge=0, description="steps; 0 = only before and after")
+    metric: str = Field("reward", description="decides the best checkpoint")
+    samples: int = Field(8, ge=0, description="pictures kept for the report at each evaluation")
+
+
+class Checkpoints(Section):
+    every: int = Field(50, ge=0, description="steps; 0 = only at the end")
+    keep_last: int = Field(2, ge=1)
+    keep_best: bool = True
+
+
+class Logging(Section):
+    every: int = Field(1, ge=1)
+    tensorboard: bool = True
+    wandb: bool = False
+    trackio: bool = False
+    project: str = "mmrl"
+    rollouts: int = Field(4, ge=0, description="training rollouts written to samples/ at each evaluation")
+
+
+class Config(Section):
+    family: str
+    recipe: str
+    recipe_options: dict[str, Any] = Field(
+        default_factory=dict, description="dotted overrides of the recipe, e.g. gate.eps_low: 0.1"
+    )
+    seed: int = 0
+    out: str = "runs/run"
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    plugins: list[str] = Field(default_factory=list)
+    model: Any = None  # the family's Model
+    sampling: Any = None  # the family's Sampling
+    inputs: Any = None  # the family's Inputs
+    data: Data
+    rewards: Rewards = Field(default_factory=Rewards)
+    train: Train = Field(default_factory=Train)
+    optimiser: Optimiser = Field(default_factory=Optimiser)
+    ema: Ema = Field(default_factory=Ema)
+    eval: Evaluation = Field(default_factory=Evaluation)
+    checkpoint: Checkpoints = Field(default_factory=Checkpoints)
+    log: Logging = Field(default_factory=Logging)

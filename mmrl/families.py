@@ -1,0 +1,45 @@
+"""The lazy table of model families: names to modules, nothing imported until asked for."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from mmrl.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Family:
+    """`config` loads no torch and defines `Model`, `Sampling` and `Inputs`; `entry` defines the functions below.
+
+    entry.load_policy(config) -> Policy         from a resolved `mmrl.config.Config`
+    entry.evaluate(policy, records, config) -> dict[str, float]   greedy metrics of held-out records
+    entry.builtin(name) -> list[Record]         embedded data sets, e.g. "digits:train"
+    entry.chance(records, config) -> dict[str, float]             level of the best constant answer
+    entry.POLICY                                the policy class: unit, channels and provides are read before loading
+    """
+
+    name: str
+    config: str
+    entry: str
+    extra_stages: tuple[str, ...] = ()  # modules that register stages native to the family
+
+
+FAMILIES = {
+    "vlm": Family("vlm", config="mmrl.vlm.config", entry="mmrl.vlm.family"),
+}
+
+
+def family(name: str) -> Family:
+    if name not in FAMILIES:
+        raise UserError(f"family: unknown family {name!r}{nearest(name, FAMILIES)}")
+    return FAMILIES[name]
+
+
+def config_module(name: str) -> ModuleType:
+    return importlib.import_module(family(name).config)
+
+
+def entry(name: str) -> ModuleType:
+    return importlib.import_module(family(name).entry)

@@ -1,0 +1,1 @@
+"""Which prompts are asked, how many samples each gets, and what of them is kept."""
