@@ -1,0 +1,1 @@
+"""Reward tables -> advantages, always detached. One file a method family: the listing is the catalogue."""

@@ -1,0 +1,82 @@
+"""Group-normalised advantages: GRPO (arXiv 2402.03300), Dr.GRPO (2503.20783), batch-scaled GRPO (as in TRL)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmrl.core.groups import FLAT, Groups, as_float
+from mmrl.core.registry import stage
+
+Singleton = Literal["zero", "raw"]
+
+
+def relative(adv_n: Tensor, reward_n: Tensor, groups: Groups, singleton: Singleton) -> Tensor:
+    """What every relative advantage shares: 0 for rows without reward and for flat groups; groups of one by rule."""
+    if singleton not in ("zero", "raw"):
+        raise ValueError(f"singleton must be 'zero' or 'raw', got {singleton!r}")
+    zero = torch.zeros_like(adv_n)
+    adv_n = torch.where(groups.flat(reward_n), zero, adv_n)
+    if singleton == "raw":
+        adv_n = torch.where(groups.count() == 1, reward_n, adv_n)
+    return torch.where(groups.valid_n, adv_n, zero).detach()
+
+
+def rewards_and_groups(reward_n: Tensor, key_n: Tensor) -> tuple[Tensor, Groups]:
+    """Rewards in float32 or better with NaN replaced by 0, and groups whose statistics leave the NaN rows out."""
+    reward_n = as_float(reward_n)
+    valid_n = torch.isfinite(reward_n)
+    return torch.where(valid_n, reward_n, torch.zeros_like(reward_n)), Groups(key_n, valid_n)
+
+
+@stage("advantage", "grpo", scope="group", relative=True)
+def grpo(
+    *,
+    reward_n: Tensor,
+    keys: dict[str, Tensor],
+    key: str = "prompt",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    singleton: Singleton = "zero",
+) -> Tensor:
+    """A_i = (r_i - mean_g) / (std_g + eps). [N] -> [N], detached.
+
+    key: groups by `keys[key]`. ddof 1 is the unbiased deviation (verl, TRL), 0 the population one. eps 1e-6 as in verl;
+    TRL and Visual-RFT use 1e-4. singleton: a group of one has no deviation; `zero` gives 0, `raw` gives r (verl).
+    Reduces to: Dr.GRPO when the deviation is 1 and eps is 0.
+    """
+    reward_n, groups = rewards_and_groups(reward_n, keys[key])
+    std_n = groups.std(reward_n, ddof=ddof)
+    adv_n = (reward_n - groups.mean(reward_n)) / (std_n + eps)
+    return relative(torch.where(std_n < FLAT, torch.zeros_like(adv_n), adv_n), reward_n, groups, singleton)
+
+
+@stage("advantage", "dr-grpo", scope="group", relative=True)
+def dr_grpo(
+    *, reward_n: Tensor, keys: dict[str, Tensor], key: str = "prompt", singleton: Singleton = "zero"
+) -> Tensor:
+    """A_i = r_i - mean_g: no division by the deviation, which over-weights very easy and very hard prompts. [N], detached."""
+    reward_n, groups = rewards_and_groups(reward_n, keys[key])
+    return relative(reward_n - groups.mean(reward_n), reward_n, groups, singleton)
+
+
+@stage("advantage", "batch-std", scope="batch", relative=True)
+def batch_std(
+    *,
+    reward_n: Tensor,
+    keys: dict[str, Tensor],
+    key: str = "prompt",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    singleton: Singleton = "zero",
+) -> Tensor:
+    """A_i = (r_i - mean_g) / (std over ALL rows + eps). [N], detached.
+
+    Reduces to: GRPO when the batch is one group. Flow-GRPO's `global_std` is this with ddof 0, eps 1e-4.
+    """
+    reward_n, groups = rewards_and_groups(reward_n, keys[key])
+    whole = Groups(torch.zeros_like(keys[key]), groups.valid_n)
+    adv_n = (reward_n - groups.mean(reward_n)) / (whole.std(reward_n, ddof=ddof) + eps)
+    return relative(adv_n, reward_n, groups, singleton)

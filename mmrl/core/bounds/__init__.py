@@ -1,0 +1,1 @@
+"""Clip widths of the gates: numbers or [N,T] tables."""

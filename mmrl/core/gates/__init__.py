@@ -1,0 +1,1 @@
+"""Likelihoods and advantages -> loss per decision, to minimise."""

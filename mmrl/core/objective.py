@@ -1,0 +1,227 @@
+"""A recipe as a callable on tables: prepare (once per batch), coefficients (global), terms (per piece, with gradient).
+
+loss = sum over terms of coef * sum / count. Every term has its own GLOBAL count, so micro-batches, pieces and ranks add
+up exactly, and a sequence-mean policy term can stand beside a token-mean KL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mmrl.core.catalogue  # noqa: F401  (registers the stages)
+from mmrl.core.channels import carries_gradient, split_pass
+from mmrl.core.recipe import ChannelSpec, Recipe
+from mmrl.core.registry import SCOPES, Bound, bind
+from mmrl.core.table import Table
+from mmrl.errors import UserError
+
+#: A clip width above this on a mean over elements never clips: log-probs there are means, ratios stay within 1e-3 of 1.
+WIDEST_ELEMENT_CLIP = 0.02
+
+
+@dataclass(frozen=True)
+class Term:
+    """coef * sum / count is this term's share of the loss; `count` is global, `sum` is of the piece."""
+
+    name: str
+    coef: float
+    sum: Tensor
+    count: Tensor
+
+    def value(self) -> Tensor:
+        return self.coef * self.sum / self.count.to(self.sum).clamp(min=1e-12)
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A term before it meets data: the stage that makes its table and the reduction that counts it."""
+
+    name: str
+    coef: float
+    stage: Bound
+    reduce: Bound
+
+
+@dataclass
+class Outcome:
+    """Terms of a piece, and sums for the log: name -> (sum, count) over valid decisions."""
+
+    terms: list[Term]
+    stats: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def loss(self) -> Tensor:
+        return torch.stack([t.value() for t in self.terms]).sum()
+
+
+def _check_unit(bound: Bound, unit: str, where: str) -> None:
+    stage = bound.stage
+    if unit not in stage.units:
+        reason = f": {stage.unit_reason}" if stage.unit_reason else ""
+        raise UserError(
+            f"{where}: {stage.kind} {stage.name!r} does not fit log-probabilities per {unit}{reason}; "
+            f"it accepts {', '.join(stage.units)}"
+        )
+
+
+class Objective:
+    """One channel's objective under a recipe, for a policy whose log-probs have `unit` and that offers `provides`."""
+
+    def __init__(self, recipe: Recipe, *, channel: str, unit: str, provides: frozenset[str]) -> None:
+        spec: ChannelSpec = recipe.channel(channel)
+        self.recipe, self.unit, self.provides = recipe, unit, provides
+        self.shape = [bind("shape", s) for s in recipe.shape]
+        self.advantage = bind("advantage", recipe.advantage)
+        self.select = [bind("select", s) for s in recipe.select]
+        self.weight = [bind("weight", s) for s in spec.weight]
+        self.bounds = bind("bounds", spec.bounds) if spec.bounds else None
+        gate = bind("gate", spec.gate)
+        reduce = bind("reduce", spec.reduce)
+        self.terms_ = [LossTerm("policy", 1.0, gate, reduce)]
+        for p in spec.penalties:
+            bound = bind("penalty", p, ignore=("coef", "reduce"))
+            coef = float(p.get("coef", 1.0))
+            if coef != 0:  # a coefficient of 0 costs no reference pass
+                own = bind("reduce", p["reduce"]) if "reduce" in p else reduce
+                self.terms_.append(LossTerm(bound.stage.name, coef, bound, own))
+        self._check(f"recipe {recipe.slug}")
+
+    def _check(self, where: str) -> None:
+        for bound in self._all():
+            _check_unit(bound, self.unit, where)
+        if self.bounds and self.unit == "element-mean":
+            widest = max((v for v in self.bounds(Table({})).values() if isinstance(v, float)), default=0.0)
+            if widest > WIDEST_ELEMENT_CLIP:
+                raise UserError(
+                    f"{where}: a clip of {widest:g} never acts on log-probs that are means over elements; "
+                    "use about 1e-4 (recipe option bounds.high)"
+                )
+        for base in self.needs()[""]:
+            if base not in self.provides:
+                raise UserError(f"{where}: needs {base}, which this policy does not provide")
+
+    def _all(self) -> list[Bound]:
+        early = [*self.shape, self.advantage, *self.select, *self.weight, *([self.bounds] if self.bounds else [])]
+        return early + [b for t in self.terms_ for b in (t.stage, t.reduce)]
+
+    @property
+    def signal_without_variance(self) -> bool:
+        return self.advantage.stage.signal_without_variance
+
+    @property
+    def has_absolute_terms(self) -> bool:
+        """Terms that act although the advantages are zero (KL, entropy): rows without variance still matter."""
+        return len(self.terms_) > 1 or self.signal_without_variance
+
+    @property
+    def scope(self) -> str:
+        """What a piece must hold for one pass to be exact: the widest scope among stages of the update."""
+        late = [b for b in self.weight if not self._early(b)] + [t.stage for t in self.terms_]
+        return max((b.stage.scope for b in late), key=SCOPES.index)
+
+    def needs(self) -> dict[str, set[str]]:
+        """Channels the policy must evaluate, by pass: {"": {...}, "old": {...}, "ref": {...}, "sampler": {...}}."""
+        out: dict[str, set[str]] = {"": set(), "old": set(), "ref": set(), "sampler": set()}
+        for bound in self._all():
+            for name in bound.needs(self.provides):
+                prefix, base = split_pass(name)
+                if prefix or carries_gradient(name):
+                    if base not in ("adv_nt", "loss_nt"):
+                        out[prefix].add(base)
+        return out
+
+    def needs_before_update(self) -> dict[str, set[str]]:
+        """The same, for stages that run before any update (shape, advantage, select)."""
+        out: dict[str, set[str]] = {"": set(), "old": set(), "ref": set(), "sampler": set()}
+        for bound in (*self.shape, self.advantage, *self.select):
+            for name in bound.needs(self.provides):
+                prefix, base = split_pass(name)
+                if prefix:
+                    out[prefix].add(base)
+        return out
+
+    def _early(self, bound: Bound) -> bool:
+        return not any(carries_gradient(n) for n in bound.needs(self.provides))
+
+    def prepare(self, table: Table) -> Table:
+        """Shape, advantage, select on the FULL table of a batch. Adds reward_n (shaped), adv_nt, keep_n. All detached.
+
+        Decisions whose old log-prob is not finite leave the mask, and so every count.
+        """
+        with torch.no_grad():
+            for bound in self.shape:
+                table = table.updated({"reward_n": bound(table)})
+            mask = table["mask_nt"].bool()
+            if "old_logp_nt" in table:
+                mask = mask & torch.isfinite(table["old_logp_nt"])
+                table = table.updated({"mask_nt": mask})
+            adv = self.advantage(table)
+            extra: dict[str, Any] = {}
+            if isinstance(adv, dict):
+                extra, adv = adv, adv["adv_nt"]
+            adv_nt = adv[:, None].expand(mask.shape) if adv.dim() == 1 else adv
+            adv_nt = torch.where(mask, adv_nt, torch.zeros_like(adv_nt)).contiguous()
+            keep = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+            table = table.updated({**extra, "adv_nt": adv_nt})
+            for bound in self.select:
+                keep &= bound(table)
+            return table.updated({"keep_n": keep})
+
+    def widths_and_weights(self, table: Table) -> Table:
+        """Bounds and those weights that need no current pass, on the full table of an update."""
+        with torch.no_grad():
+            if self.bounds:
+                table = table.updated({k: v for k, v in self.bounds(table).items() if v is not None})
+            for at, bound in enumerate(self.weight):
+                if self._early(bound) and bound.ready(table, self.provides):
+                    table = table.updated({f"weight{at}_nt": bound(table)})
+        return table
+
+    def coefficients(self, table: Table) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Per term: coefficient table [N,T] and count, from the full table of one optimiser step."""
+        pairs = {t.name: t.reduce(table) for t in self.terms_}
+        return {k: v[0] for k, v in pairs.items()}, {k: v[1] for k, v in pairs.items()}
+
+    def terms(self, table: Table, coef: dict[str, Tensor], counts: dict[str, Tensor]) -> Outcome:
+        """Terms of one piece. `coef` cut like the table; `counts` global. Without an old pass the current log-probs,
+        detached, stand in: the one on-policy update, whose log-ratio is 0 by definition."""
+        if "old_logp_nt" not in table and "logp_nt" in table:
+            table = table.updated({"old_logp_nt": table["logp_nt"].detach()})
+        weight_nt = self._weights(table)
+        out, stats = [], {}
+        mask = table["mask_nt"].bool()
+        n = mask.sum().to(torch.float64)
+        for term in self.terms_:
+            result = term.stage(table)
+            tables = result if isinstance(result, dict) else {"loss_nt": result}
+            loss = tables.pop("loss_nt")
+            if term.name == "policy":
+                loss = loss if weight_nt is None else loss * weight_nt
+            else:
+                tables[f"{term.name}_nt"] = loss
+            c = coef[term.name].to(loss)
+            part = torch.where(c != 0, loss, torch.zeros_like(loss)).mul(c).sum()
+            out.append(Term(term.name, term.coef, part, counts[term.name]))
+            stats.update({k.removesuffix("_nt"): self._stat(v, mask, n) for k, v in tables.items()})
+        if "entropy_nt" in table:
+            stats["entropy"] = self._stat(table["entropy_nt"], mask, n)
+        return Outcome(out, stats)
+
+    def _weights(self, table: Table) -> Tensor | None:
+        parts = []
+        for at, bound in enumerate(self.weight):
+            parts.append(table[f"weight{at}_nt"] if f"weight{at}_nt" in table else bound(table).detach())
+        if not parts:
+            return None
+        total = parts[0]
+        for part in parts[1:]:
+            total = total * part
+        return total
+
+    @staticmethod
+    def _stat(x_nt: Tensor, mask: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        x = x_nt.detach()
+        return torch.where(mask, x, torch.zeros_like(x)).sum().to(torch.float64), n

@@ -1,0 +1,54 @@
+"""Log-ratios between two passes, at the granularity a gate asks for.
+
+Masked decisions are set to 0 BEFORE exp; the quantity that is exponentiated is clamped, with zero gradient outside.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrl.core.groups import Groups
+
+CLAMP = 20.0
+
+
+def masked_difference(logp_nt: Tensor, old_logp_nt: Tensor, mask_nt: Tensor) -> Tensor:
+    """logp - old_logp, 0 where masked or where the behaviour log-prob is not finite. Gradient through logp. [N,T]"""
+    use = mask_nt.bool() & torch.isfinite(old_logp_nt)
+    zero = torch.zeros_like(logp_nt)
+    return torch.where(use, torch.where(use, logp_nt, zero) - torch.where(use, old_logp_nt, zero).to(logp_nt), zero)
+
+
+def row_mean(x_nt: Tensor, mask_nt: Tensor) -> Tensor:
+    """Mean over the valid decisions of each row; 0 for an empty row. [N]"""
+    mask = mask_nt.bool()
+    total = torch.where(mask, x_nt, torch.zeros_like(x_nt)).sum(1)
+    return total / mask.sum(1).clamp(min=1).to(x_nt.dtype)
+
+
+def segment_mean(x_nt: Tensor, mask_nt: Tensor, segment_nt: Tensor) -> Tensor:
+    """Mean over the valid decisions of the same segment of the same row, on each decision. [N,T]"""
+    n, t = x_nt.shape
+    row_nt = torch.arange(n, device=x_nt.device)[:, None].expand(n, t)
+    width = int(segment_nt.max()) + 1 if segment_nt.numel() else 1
+    groups = Groups((row_nt * width + segment_nt).reshape(-1), mask_nt.reshape(-1).bool())
+    return groups.mean(torch.where(mask_nt.bool(), x_nt, torch.zeros_like(x_nt)).reshape(-1)).reshape(n, t)
+
+
+def at_level(diff_nt: Tensor, mask_nt: Tensor, level: str, segments: dict[str, Tensor] | None = None) -> Tensor:
+    """`decision` | `segment:<name>` | `row`: the log-ratio each decision is judged by (geometric mean). [N,T]"""
+    if level == "decision":
+        return diff_nt
+    if level == "row":
+        return row_mean(diff_nt, mask_nt)[:, None].expand_as(diff_nt)
+    kind, _, name = level.partition(":")
+    if kind == "segment" and name:
+        if not segments or name not in segments:
+            raise ValueError(f"ratio level {level!r}: the rollouts carry no segment {name!r}")
+        return segment_mean(diff_nt, mask_nt, segments[name])
+    raise ValueError(f"ratio level must be decision, row or segment:<name>, got {level!r}")
+
+
+def clamped(log_ratio: Tensor, low: float = -CLAMP, high: float = CLAMP) -> Tensor:
+    return log_ratio.clamp(low, high)

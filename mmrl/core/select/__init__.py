@@ -1,0 +1,1 @@
+"""Which rows are trained on, decided after the advantages."""

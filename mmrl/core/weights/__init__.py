@@ -1,0 +1,1 @@
+"""Factors on each decision's loss, always detached."""
