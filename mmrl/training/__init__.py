@@ -1,0 +1,1 @@
+"""One loop for all families: trainer, streaming update, checkpoint, metrics, report."""

@@ -1,0 +1,138 @@
+"""Checkpoints: written to a temporary folder, hashed, renamed; the newest whole one is found again.
+
+checkpoints/step-000050/
+    model/                the model in its ecosystem's format (what eval, generate and export read)
+    trainable.safetensors trainable tensors in their exact type, optimiser and averages beside them
+    state.json            step, selector, counters, position in metrics.jsonl
+    manifest.json         format version and the SHA-256 of every file; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmrl.errors import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_UNFINISHED = ".writing-"
+
+
+@dataclass
+class Saved:
+    """Contents of a checkpoint."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def step_folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:06d}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write(
+    run: Path, step: int, *, tensors: dict[str, Tensor], state: dict[str, Any], save_model: Callable[[Path], None]
+) -> Path:
+    """Atomic: a crash leaves the old checkpoints and at most a folder that is never read."""
+    final = step_folder(run, step)
+    work = final.with_name(_UNFINISHED + final.name)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    save_model(work / "model")
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, work / "trainable.safetensors")
+    (work / "state.json").write_text(json.dumps(state, indent=1))
+    hashes = {str(p.relative_to(work)): _digest(p) for p in _files(work)}
+    (work / MANIFEST).write_text(json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=1))
+    for path in (*_files(work), work / MANIFEST, work):
+        _sync(path)
+    if final.exists():  # the same step saved again after a resume
+        old = final.with_name(_UNFINISHED + "old-" + final.name)
+        final.rename(old)
+        work.rename(final)
+        shutil.rmtree(old)
+    else:
+        work.rename(final)
+    _sync(final.parent)
+    return final
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder; None when it is whole."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        hashes = dict(manifest["sha256"])
+    except FileNotFoundError:
+        return "no manifest"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"unreadable manifest ({error})"
+    if manifest.get("format") != FORMAT:
+        return f"format {manifest.get('format')}, this version reads {FORMAT}"
+    for name, expected in hashes.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _digest(folder / name) != expected:
+            return f"{name} does not match its hash"
+    return None
+
+
+def folders(run: Path) -> list[Path]:
+    """Finished checkpoint folders, oldest first."""
+    return sorted((run / "checkpoints").glob("step-[0-9]*"))
+
+
+def newest_whole(run: Path, *, tell: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that matches its hashes; damaged ones are named and passed over."""
+    for folder in reversed(folders(run)):
+        problem = fault(folder)
+        if problem is None:
+            return folder
+        tell(f"checkpoint {folder.name} is damaged ({problem}); trying the one before")
+    return None
+
+
+def read(folder: Path) -> Saved:
+    problem = fault(folder)
+    if problem is not None:
+        raise UserError(f"{folder}: damaged checkpoint ({problem}); use another step folder of the run")
+    tensors = load_file(folder / "trainable.safetensors")
+    return Saved(folder, tensors, json.loads((folder / "state.json").read_text()))
+
+
+def prune(run: Path, *, keep_last: int, best: int | None) -> None:
+    """Keep the last n and the best by metric; also clear leftovers of interrupted saves."""
+    kept = {p.name for p in folders(run)[-keep_last:]}
+    if best is not None:
+        kept.add(step_folder(run, best).name)
+    for folder in folders(run):
+        if folder.name not in kept:
+            shutil.rmtree(folder)
+    for leftover in (run / "checkpoints").glob(_UNFINISHED + "*"):
+        shutil.rmtree(leftover)

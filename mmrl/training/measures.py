@@ -1,0 +1,91 @@
+"""What a step logs, computed from tables: rewards and rollouts before the update, losses and ratios after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from mmrl.core.table import Table
+from mmrl.training.batch import Scored
+from mmrl.training.update import Update
+
+
+def of_rewards(scored: Scored, channel: str) -> dict[str, Any]:
+    """Means over the rows of one step. Shares are in [0, 1]; lengths in decisions."""
+    rollouts = scored.rollouts
+    if not len(rollouts):
+        return {"rows": 0}
+    reward_n = scored.reward_n
+    known = reward_n[torch.isfinite(reward_n)]
+    prompts = rollouts.keys["prompt"]
+    lengths = torch.tensor([float(row["length"]) for row in rollouts.info])
+    out: dict[str, Any] = {
+        "rows": len(rollouts),
+        "reward": float(known.mean()) if len(known) else float("nan"),
+        "reward_std": float(known.std()) if len(known) > 1 else 0.0,
+        "flat_groups": float(scored.flat_n().double().mean()),
+        "length": float(lengths.mean()),
+        "truncated": sum(not row["finished"] for row in rollouts.info) / len(rollouts),
+        "distinct": len({(int(p), str(o)) for p, o in zip(prompts, rollouts.outputs, strict=True)}) / len(rollouts),
+        "decisions": int(rollouts.tables[channel]["mask_nt"].sum()),
+    }
+    for k, name in enumerate(scored.names):
+        column = scored.reward_nk[:, k]
+        column = column[torch.isfinite(column)]
+        if len(column):
+            out[f"reward/{name}"] = float(column.mean())
+            out[f"reward/{name}/std"] = float(column.std()) if len(column) > 1 else 0.0
+    return out
+
+
+def sampler_gap(update: Update, table: Table) -> tuple[float, float] | None:
+    """(largest, mean) |ratio - 1| between the update's own pass and the sampler, over trained decisions."""
+    if update.logp_nt is None or "sampler_logp_nt" not in table:
+        return None
+    mask = table["mask_nt"].bool()
+    gap = (update.logp_nt - table["sampler_logp_nt"].to(update.logp_nt))[mask].clamp(-20, 20).exp().sub(1).abs()
+    return (float(gap.max()), float(gap.mean())) if len(gap) else None
+
+
+class UpdateLog:
+    """Adds up the updates of one step."""
+
+    def __init__(self) -> None:
+        self.updates: list[Update] = []
+        self.norms: list[float] = []
+        self.stepped = 0
+        self.gap: tuple[float, float] | None = None
+
+    def add(self, update: Update, norm: float, stepped: bool, first_table: Table | None) -> None:
+        self.updates.append(update)
+        self.norms.append(norm)
+        self.stepped += stepped
+        if first_table is not None:
+            self.gap = sampler_gap(update, first_table)
+
+    def values(self, lr: float, skipped: int) -> dict[str, Any]:
+        out: dict[str, Any] = {"updates": self.stepped, "skipped_updates": skipped, "lr": lr}
+        n = max(1, len(self.updates))
+        if self.updates:
+            out["loss"] = sum(u.loss for u in self.updates) / n
+            out["grad_norm"] = sum(self.norms) / n
+            for name in self.updates[0].terms:
+                out[f"loss/{name}"] = sum(u.terms[name] for u in self.updates) / n
+            for name in self.updates[0].stats:
+                total = sum(u.stats[name][0] for u in self.updates)
+                out[name] = total / max(1.0, sum(u.stats[name][1] for u in self.updates))
+        if self.gap is not None:
+            out["sampler_gap"], out["sampler_gap_mean"] = self.gap
+        return out
+
+
+@contextmanager
+def entered(contexts: Sequence[AbstractContextManager[None]]) -> Iterator[None]:
+    """All contexts at once."""
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield

@@ -1,0 +1,128 @@
+"""The contract between the one trainer and a family of models. Axes: N rollouts, T decisions.
+
+A family says how to sample and how likely a sample is; it knows nothing of rewards, advantages or losses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mmrl.data.records import Record
+from mmrl.training.rollouts import Request, Rollouts
+from mmrl.training.streams import Streams
+
+Unit = Literal["decision", "row", "element-mean"]
+#: What a piece must hold at once: single decisions, whole rows, whole groups, everything.
+Scope = Literal["decision", "row", "group", "batch"]
+
+
+@dataclass
+class Piece:
+    """The smallest graph that must live at once.
+
+    rows      indices into the Rollouts given to `pieces` (int64 [n]).
+    columns   the decisions it evaluates: None for all T, else int64 [c].
+    data      family-private.
+    """
+
+    rows: torch.Tensor
+    columns: torch.Tensor | None = None
+    data: Any = None
+
+
+@dataclass
+class Bundle:
+    """Pieces that share a forward (a prompt's prefix); `data` is family-private."""
+
+    pieces: list[Piece]
+    data: Any = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one evaluation must return.
+
+    channels  names without pass prefix, e.g. {"logp_nt", "entropy_nt"}; a subset of what the policy provides.
+    reducers  logit reducers by the channel they fill: `f(logits_ncv, hidden_ncd, **context) -> [n, c]`, called on
+              chunks while the head is walked, so that [N,T,V] never exists.
+    """
+
+    channels: frozenset[str]
+    reducers: dict[str, Callable[..., torch.Tensor]] = field(default_factory=dict)
+
+
+class Policy(ABC):
+    """A family implements this once; every recipe then works with it."""
+
+    unit: Unit = "decision"  # what one log-probability in the table stands for
+    channels: tuple[str, ...] = ("tokens",)  # the first one is the main channel
+    provides: frozenset[str] = frozenset({"logp_nt"})  # what `combine` can return, without pass prefix
+
+    @abstractmethod
+    def rollout(self, requests: Sequence[Request], streams: Streams, *, greedy: bool = False) -> Rollouts:
+        """Sample. `keys["prompt"]` numbers the requests 0..B-1 unless the request's own keys say otherwise."""
+
+    @abstractmethod
+    def demonstrations(self, records: Sequence[Record], streams: Streams) -> Rollouts:
+        """Rows that hold each record's `response` instead of a sample (recipe `sft`)."""
+
+    def prepare(self, rollouts: Rollouts, n_updates: int) -> None:  # noqa: B027  (most families store nothing)
+        """Store masks or seeds per inner update, shared by old, current and reference evaluation."""
+
+    def release(self, rollouts: Rollouts) -> None:  # noqa: B027
+        """Forget what was cached for these rollouts; their step is over."""
+
+    @abstractmethod
+    def bundles(self, rollouts: Rollouts, *, channel: str, update: int, scope: Scope) -> list[Bundle]:
+        """Split the rows into pieces, each holding at least `scope`, grouped by what they share."""
+
+    def open(self, bundle: Bundle, *, grad: bool) -> Any:
+        """Run what the pieces of a bundle share; its results are leaves that collect the pieces' gradients."""
+        return None
+
+    @abstractmethod
+    def evaluate(self, piece: Piece, shared: Any, needs: Needs) -> dict[str, torch.Tensor]:
+        """Raw tables of the piece, [n, c] each, with gradient when grad mode is on."""
+
+    def close(self, shared: Any) -> None:  # noqa: B027
+        """Backward through what was shared, once all pieces of the bundle have been backwarded."""
+
+    def combine(self, raws: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Raw tables -> channels of the core. Pure; may be non-linear. Identity unless a family says otherwise."""
+        return raws
+
+    @abstractmethod
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, `evaluate` uses the weights of step 0."""
+
+    @abstractmethod
+    def parameters_of(self, channel: str) -> list[torch.nn.Parameter]:
+        """Trainable parameters of a channel."""
+
+    @abstractmethod
+    def keep_reference(self) -> None:
+        """Called before the first update when a recipe needs `ref_` channels: copy weights if no adapter can be
+        switched off. A policy never asked keeps no copy."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write the model in the format its ecosystem loads."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Trainable tensors (exact dtype) for resuming."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Inverse of `state_dict`; raises UserError on tensors of another model."""
+
+    def describe(self, rollouts: Rollouts, rows: Iterable[int]) -> list[dict[str, Any]]:
+        """What the sample gallery shows per row: {"prompt": str, "output": str, "images": [PIL], "boxes": [...]}."""
+        return [{"prompt": str(rollouts.records[i].prompt), "output": str(rollouts.outputs[i])} for i in rows]

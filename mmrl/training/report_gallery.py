@@ -1,0 +1,145 @@
+"""The sample gallery: the same record before and after training, boxes on the picture. Loads no torch."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmrl.errors import UserError
+
+SHOWN = 24
+LARGEST = 640  # longer sides are scaled down before they go into the page
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer. Boxes are x, y, width, height in the picture's pixels."""
+
+    step: int
+    output: str
+    reward: list[tuple[str, str]]
+    image: str | None
+    size: tuple[int, int]
+    boxes: list[tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A record's first and last answer."""
+
+    id: str
+    prompt: str
+    gold: list[tuple[float, float, float, float]]
+    before: Sample
+    after: Sample | None
+
+
+def pairs(run: Path, problems: list[str]) -> list[Pair]:
+    """Records in the first and the last sample file of a run. What cannot be shown is added to `problems`."""
+    files = sorted((run / "samples").glob("step-*.jsonl"))
+    if not files:
+        return []
+    first, last = _rows(files[0]), _rows(files[-1])
+    out = []
+    for key, row in list(first.items())[:SHOWN]:
+        later = last.get(key) if len(files) > 1 else None
+        out.append(
+            Pair(
+                id=key,
+                prompt=prompt_text(row.get("prompt", "")),
+                gold=corners(row.get("gold")),
+                before=_sample(row, files[0], run, problems),
+                after=_sample(later, files[-1], run, problems) if later else None,
+            )
+        )
+    return out
+
+
+def prompt_text(prompt: Any) -> str:
+    """A prompt as text, also when it is a list of chat messages."""
+    if isinstance(prompt, str):
+        return prompt
+    parts = []
+    for message in prompt if isinstance(prompt, list) else [prompt]:
+        content = message.get("content", "") if isinstance(message, dict) else message
+        if isinstance(content, list):
+            content = " ".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
+        parts.append(str(content))
+    return "\n".join(part for part in parts if part.strip())
+
+
+def corners(boxes: Any) -> list[tuple[float, float, float, float]]:
+    """x1, y1, x2, y2 -> x, y, width, height; inverted boxes are turned the right way round to be visible."""
+    out = []
+    for x1, y1, x2, y2 in boxes or []:
+        out.append((min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1)))
+    return out
+
+
+def _step(file: Path) -> int:
+    found = re.search(r"step-(\d+)", file.name)
+    return int(found.group(1)) if found else 0
+
+
+def _rows(file: Path) -> dict[str, Mapping[str, Any]]:
+    """The first held-out line of each record; lines marked `"kind": "train"` are rollouts of the training set."""
+    out: dict[str, Mapping[str, Any]] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}, line {number}: broken JSON: {error.msg}; delete that line") from None
+        if row.get("kind") != "train":
+            out.setdefault(str(row.get("id", number)), row)
+    return out
+
+
+def _sample(row: Mapping[str, Any], file: Path, run: Path, problems: list[str]) -> Sample:
+    image, size = None, (1, 1)
+    if row.get("image"):
+        path = _find(str(row["image"]), file, run)
+        if path is None:
+            problems.append(f"{file.name}: picture {row['image']} is not in the run folder; shown without it")
+        else:
+            image, size = picture(path)
+    reward = row.get("reward")
+    named = reward.items() if isinstance(reward, Mapping) else [] if reward is None else [("reward", reward)]
+    return Sample(
+        step=_step(file),
+        output=str(row.get("output", "")),
+        reward=[(str(k), f"{v:.3f}" if isinstance(v, int | float) else "-") for k, v in named],
+        image=image,
+        size=size,
+        boxes=corners(row.get("boxes")),
+    )
+
+
+def _find(name: str, file: Path, run: Path) -> Path | None:
+    """A picture beside the sample file or below the run folder, never outside it."""
+    for base in (file.parent, run):
+        path = (base / name).resolve()
+        if path.is_file() and path.is_relative_to(run.resolve()):
+            return path
+    return None
+
+
+def picture(path: Path) -> tuple[str, tuple[int, int]]:
+    """A picture as a data URI, and its original size in pixels (the frame of the boxes)."""
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    size = image.size
+    if max(size) > LARGEST:
+        image.thumbnail((LARGEST, LARGEST))
+    data = io.BytesIO()
+    image.save(data, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode(), size

@@ -1,0 +1,242 @@
+"""A run from start to end: its folder, evaluation before and after, checkpoints, resume, interruption.
+
+    run/config.yaml metrics.jsonl summary.json checkpoints/step-XXXXXX/ samples/ report.html tensorboard/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmrl import config_io, families
+from mmrl.config import Config
+from mmrl.data.records import Record
+from mmrl.errors import UserError
+from mmrl.training import checkpoint
+from mmrl.training.gallery import write_samples
+from mmrl.training.interrupt import Interrupted, caught_signals
+from mmrl.training.metrics import MetricsLog
+from mmrl.training.policy import Policy
+from mmrl.training.progress import RunProgress
+from mmrl.training.setup import build_trainer, load_records, prepare_machine
+from mmrl.training.trainer import Trainer
+
+Tell = Callable[[str], None]
+
+
+def train(config: Config, *, resume: bool = False, progress: bool = True) -> Path:
+    """Train as configured and return the run folder.
+
+    resume continues from the newest whole checkpoint, or from the start when there is none. A folder that holds another
+    run is refused. Raises UserError for mistakes in the input, Interrupted after Ctrl-C or SIGTERM (a checkpoint is saved).
+    """
+    run = Path(config.out)
+    _claim(run, config, resume)
+    with RunProgress(config.train.steps, 0, enabled=progress) as shown, caught_signals() as stop:
+        trainer, policy, held_out = build_trainer(config, shown.tell)
+        session = Session(run, config, trainer, policy, held_out, shown.tell, resume=resume)
+        shown.done = trainer.counters.step
+        shown.bar.update(shown.task, completed=shown.done)
+        try:
+            session.begin()
+            while trainer.counters.step < config.train.steps:
+                shown.step(session.step())
+                if stop.signum is not None:
+                    session.save()
+                    raise Interrupted(stop.signum, trainer.counters.step)
+            session.finish()
+        finally:
+            session.close()
+    return run
+
+
+def _claim(run: Path, config: Config, resume: bool) -> None:
+    taken = (run / "metrics.jsonl").exists() or (run / "checkpoints").exists()
+    if taken and not resume:
+        raise UserError(f"{run}: holds a run already; continue it with --resume, or choose another folder with out=...")
+    if resume and not (run / "config.yaml").exists():
+        raise UserError(f"{run}: nothing to resume here; start it without --resume")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(config_io.dump(config))
+    except OSError as error:
+        raise UserError(f"{run}: cannot write the run folder ({error.strerror}); choose another with out=...") from error
+
+
+class Session:
+    """The files of one run while it trains."""
+
+    def __init__(
+        self, run: Path, config: Config, trainer: Trainer, policy: Policy, held_out: list[Record], tell: Tell, *, resume: bool
+    ) -> None:
+        self.run, self.config, self.trainer, self.policy, self.held_out, self.tell = (
+            run,
+            config,
+            trainer,
+            policy,
+            held_out,
+            tell,
+        )
+        self.entry = families.entry(config.family)
+        lines = self._restore() if resume else 0
+        self.log = MetricsLog(run, config.log, keep_lines=lines, settings=config.model_dump())
+        self.last_metrics: dict[str, float] | None = None
+        self.saved_step: int | None = trainer.counters.step if resume and lines else None
+
+    def _restore(self) -> int:
+        folder = checkpoint.newest_whole(self.run, tell=self.tell)
+        if folder is None:
+            self.tell("no checkpoint yet; starting from the beginning")
+            return 0
+        saved = checkpoint.read(folder)
+        self.trainer.load_state(saved.tensors, saved.state["trainer"])
+        self.tell(f"resuming from {folder.name}")
+        return int(saved.state["metrics_lines"])
+
+    def begin(self) -> None:
+        counters = self.trainer.counters
+        if counters.step == 0 and self.log.lines == 0:
+            counters.before = self.evaluate()
+            self.log.write({"step": 0, **{f"eval/{k}": v for k, v in counters.before.items()}})
+            self._samples()
+
+    def step(self) -> dict[str, Any]:
+        values = self.trainer.step()
+        step, every = self.trainer.counters.step, self.config.eval.every
+        last = step == self.config.train.steps
+        for warning in values["warnings"]:
+            self.tell(f"step {step}: {warning}")
+        if every and step % every == 0 or last:
+            metrics = self.last_metrics = self.evaluate()
+            values |= {f"eval/{k}": v for k, v in metrics.items()}
+            self._note_best(metrics, step)
+            self._samples()
+        if step % self.config.log.every == 0 or last or "eval/reward" in values:
+            self.log.write(values)
+        if self.config.checkpoint.every and step % self.config.checkpoint.every == 0 or last:
+            self.save()
+        elif self.trainer.counters.best_step == step and self.config.checkpoint.keep_best:
+            self.save()
+        return values
+
+    def evaluate(self) -> dict[str, float]:
+        if not self.held_out:
+            return {}
+        with self.trainer.averaged():
+            return dict(self.entry.evaluate(self.policy, self.held_out, self.config))
+
+    def _note_best(self, metrics: dict[str, float], step: int) -> None:
+        name, counters = self.config.eval.metric, self.trainer.counters
+        if not metrics:
+            return
+        if name not in metrics:
+            raise UserError(f"eval.metric: no metric {name!r} in the evaluation; it has {', '.join(sorted(metrics))}")
+        if counters.best is None or metrics[name] > counters.best:
+            counters.best, counters.best_step = metrics[name], step
+
+    def _samples(self) -> None:
+        shown = self.held_out[: self.config.eval.samples]
+        with self.trainer.averaged():
+            write_samples(
+                self.run,
+                self.trainer.counters.step,
+                self.policy,
+                self.trainer.scorer,
+                shown,
+                seed=self.config.seed,
+            )
+
+    def save(self) -> None:
+        step = self.trainer.counters.step
+        if self.saved_step == step:
+            return
+        tensors, state = self.trainer.state()
+
+        def save_model(path: Path) -> None:
+            with self.trainer.averaged():
+                self.policy.save(path)
+
+        # the log on disk never lags behind a checkpoint that counts its lines
+        os.fsync(self.log.file.fileno())
+        checkpoint.write(
+            self.run,
+            step,
+            tensors=tensors,
+            state={"step": step, "metrics_lines": self.log.lines, "trainer": state},
+            save_model=save_model,
+        )
+        best = self.trainer.counters.best_step if self.config.checkpoint.keep_best else None
+        checkpoint.prune(self.run, keep_last=self.config.checkpoint.keep_last, best=best)
+        self.saved_step = step
+
+    def finish(self) -> None:
+        """Write summary.json; `after` is the evaluation of the last step (made now if this session did not train)."""
+        counters = self.trainer.counters
+        if self.saved_step is None and counters.step == 0:
+            self.save()
+        after = self.evaluate() if self.last_metrics is None else self.last_metrics
+        summary = {
+            "family": self.config.family,
+            "recipe": self.config.recipe,
+            "control": self.config.train.control,
+            "seed": self.config.seed,
+            "chance": dict(self.entry.chance(self.held_out, self.config)) if self.held_out else {},
+            "before": counters.before,
+            "after": after,
+            "steps": counters.step,
+            "seconds": round(counters.seconds, 3),
+            "tokens": counters.tokens,
+            "best_step": counters.best_step,
+        }
+        temporary = self.run / "summary.json.tmp"
+        temporary.write_text(json.dumps(summary, indent=1))
+        os.replace(temporary, self.run / "summary.json")
+
+    def close(self) -> None:
+        self.log.close()
+
+
+def model_folder(path: Path) -> Path:
+    """The model inside a run folder (its best step), a step folder or an exported folder."""
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; give a run folder, a step folder or an exported folder")
+    if (path / "checkpoints").is_dir():
+        steps = checkpoint.folders(path)
+        if not steps:
+            raise UserError(f"{path}: the run has no checkpoint yet")
+        newest = json.loads((steps[-1] / "state.json").read_text())
+        best = newest["trainer"]["counters"]["best_step"]
+        best_folder = checkpoint.step_folder(path, best) if best is not None else steps[-1]
+        path = best_folder if best_folder.is_dir() else steps[-1]
+    if (path / checkpoint.MANIFEST).exists() or (path / "model").is_dir():
+        problem = checkpoint.fault(path)
+        if problem:
+            raise UserError(f"{path}: damaged checkpoint ({problem}); use another step folder of the run")
+        return path / "model"
+    return path
+
+
+def run_config(path: Path, config: Path | None) -> Config:
+    """The configuration a checkpoint is used with: the one given, else that of its own run."""
+    if config is not None:
+        return config_io.resolve(config, [])
+    for folder in (path, *path.resolve().parents[:3]):
+        if (folder / "config.yaml").is_file():
+            return config_io.resolve(folder / "config.yaml", [])
+    raise UserError(f"{path}: its run's config.yaml is not there; name one with --config")
+
+
+def evaluate_run(path: Path, config: Path | None = None) -> dict[str, float]:
+    """Greedy metrics of a checkpoint on the evaluation records of a configuration."""
+    folder = model_folder(path)
+    resolved = run_config(path, config)
+    if resolved.data.eval is None:
+        raise UserError("data.eval: the configuration names no evaluation records; add some, or give another --config")
+    prepare_machine(resolved)
+    records = load_records(resolved, "eval")
+    resolved.model.path = str(folder)
+    entry = families.entry(resolved.family)
+    return dict(entry.evaluate(entry.load_policy(resolved), records, resolved))

@@ -1,0 +1,97 @@
+"""From a configuration to the objects of a run: recipe, records, policy, rewards, selector."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mmrl import families, recipes
+from mmrl.config import Config
+from mmrl.core.objective import Objective
+from mmrl.core.recipe import Recipe, parse
+from mmrl.data.read import read_records
+from mmrl.data.records import Record
+from mmrl.errors import UserError
+from mmrl.rewards.score import Scorer
+from mmrl.selection.uniform import Selector
+from mmrl.training.policy import Policy
+from mmrl.training.trainer import Trainer
+
+Tell = Callable[[str], None]
+
+
+def prepare_machine(config: Config) -> None:
+    """Threads, determinism of the global generator, plug-ins, native stages of the family."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    for module in config.plugins:
+        load_plugin(module)
+    for module in families.family(config.family).extra_stages:
+        importlib.import_module(module)
+
+
+def load_plugin(module: str) -> None:
+    from mmrl.rewards.plugins import load_plugins
+
+    load_plugins([module])
+
+
+def load_recipe(config: Config, unit: str) -> Recipe:
+    return parse(config.recipe, recipes.read(config.recipe), unit=unit, options=config.recipe_options)
+
+
+def load_records(config: Config, which: str, *, require: str = "answer", tell: Tell = print) -> list[Record]:
+    """`which`: train or eval. Files are read as JSONL; `digits:train` and the like come with the family."""
+    source = getattr(config.data, which)
+    if source is None:
+        return []
+    out: list[Record] = []
+    for name in [source] if isinstance(source, str) else source:
+        if _is_builtin(name):
+            out += families.entry(config.family).builtin(name)
+            continue
+        records, problems = read_records(Path(name), on_error=config.data.on_error, require=require)
+        for problem in problems:
+            tell(f"record skipped: {problem}")
+        out += records
+    if not out:
+        raise UserError(f"data.{which}: no records in {source}; add some")
+    if which == "eval" and config.data.eval_records:
+        out = out[: config.data.eval_records]
+    return out
+
+
+def _is_builtin(name: str) -> bool:
+    """`set:split` names an embedded set; a path on disk never is one."""
+    return ":" in name and not Path(name).exists() and not name.endswith((".jsonl", ".json", ".parquet"))
+
+
+def check_group(config: Config, recipe: Recipe) -> None:
+    if recipe.group == "relative" and config.train.group < 2:
+        raise UserError(
+            f"train.group: {config.train.group} sample per prompt has nothing to be compared with; recipe {recipe.slug} is "
+            "relative, use at least 2"
+        )
+
+
+def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Record]]:
+    """Everything up to the first step. Recipe and records are checked before weights load."""
+    prepare_machine(config)
+    entry = families.entry(config.family)
+    kind: type[Policy] = entry.POLICY
+    recipe = load_recipe(config, kind.unit)
+    check_group(config, recipe)
+    for channel in {n for n, _ in recipe.phases} or {kind.channels[0]}:
+        Objective(recipe, channel=channel, unit=kind.unit, provides=kind.provides)
+    require = "response" if recipe.experience == "records" else "answer"
+    train = load_records(config, "train", require=require, tell=tell)
+    held_out = load_records(config, "eval", tell=tell)
+    scorer = Scorer(config.rewards)
+    policy = entry.load_policy(config)
+    group = 1 if recipe.experience == "records" else config.train.group
+    selector = Selector(train, prompts=config.train.prompts, group=group, seed=config.seed, shuffle=config.data.shuffle)
+    return Trainer(config, recipe, policy, selector, scorer, tell), policy, held_out
