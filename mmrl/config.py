@@ -27,7 +27,9 @@ class RewardSpec(Section):
 
 class Rewards(Section):
     components: list[RewardSpec] = Field(default_factory=lambda: [RewardSpec(name="auto")])
-    on_error: Literal["stop", "skip"] = Field("stop", description="a reward that raises or returns NaN: stop, or skip the record")
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="a reward that raises or returns NaN: stop, or skip the record"
+    )
     timeout_s: float | None = Field(None, gt=0)
     workers: int = Field(0, ge=0, description="0 = in this process")
     cache: bool = False
@@ -55,6 +57,13 @@ class Train(Section):
     ratio_tolerance: float = Field(1e-3, gt=0, description="first-update check: largest |ratio - 1| without a warning")
     max_bad_steps: int = Field(5, ge=1, description="non-finite steps in a row before the run stops")
     control: Literal["none", "shuffled"] = Field("none", description="shuffled: rewards permuted inside each group")
+
+
+class Selection(Section):
+    """Which prompts are asked."""
+
+    name: str = "uniform"
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Optimiser(Section):
@@ -111,6 +120,7 @@ class Config(Section):
     inputs: Any = None  # the family's Inputs
     data: Data
     rewards: Rewards = Field(default_factory=Rewards)
+    selection: Selection = Field(default_factory=Selection)
     train: Train = Field(default_factory=Train)
     optimiser: Optimiser = Field(default_factory=Optimiser)
     ema: Ema = Field(default_factory=Ema)

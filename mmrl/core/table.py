@@ -43,6 +43,14 @@ class Table:
         cut = self.rows(rows)
         return cut if columns is None else cut.columns(columns)
 
+    def to(self, device: torch.device) -> Table:
+        """Every tensor on a device."""
+
+        def move(values: Values) -> Values:
+            return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+
+        return Table(move(self.channels), move(self.keys), move(self.segments))
+
     def updated(self, values: Values) -> Table:
         return Table({**self.channels, **values}, self.keys, self.segments)
 

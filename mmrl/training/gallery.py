@@ -10,6 +10,7 @@ from typing import Any
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.rewards.score import Scorer
+from mmrl.training.batch import Scored
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Request, Rollouts
 
@@ -38,6 +39,25 @@ def write_samples(
             line["image"] = name
         lines.append(json.dumps(line))
     (folder / f"step-{step:06d}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def write_rollouts(run: Path, step: int, scored: Scored, count: int) -> None:
+    """samples/rollouts-step-XXXXXX.jsonl: the first `count` rows of a training batch with all reward components."""
+    rollouts = scored.rollouts
+    lines = [
+        json.dumps(
+            {
+                "id": rollouts.records[i].id,
+                "sample": rollouts.info[i]["sample"],
+                "output": str(rollouts.outputs[i]),
+                "finished": bool(rollouts.info[i]["finished"]),
+                "reward": _components(scored, i),
+            }
+        )
+        for i in range(min(count, len(rollouts)))
+    ]
+    (run / "samples").mkdir(exist_ok=True)
+    (run / "samples" / f"rollouts-step-{step:06d}.jsonl").write_text("".join(line + "\n" for line in lines))
 
 
 def _components(scored: Any, i: int) -> dict[str, float]:

@@ -65,6 +65,11 @@ class Policy(ABC):
     channels: tuple[str, ...] = ("tokens",)  # the first one is the main channel
     provides: frozenset[str] = frozenset({"logp_nt"})  # what `combine` can return, without pass prefix
 
+    @property
+    def device(self) -> torch.device:
+        """Where `evaluate` returns its tables; rollouts stay on the CPU."""
+        return torch.device("cpu")
+
     @abstractmethod
     def rollout(self, requests: Sequence[Request], streams: Streams, *, greedy: bool = False) -> Rollouts:
         """Sample. `keys["prompt"]` numbers the requests 0..B-1 unless the request's own keys say otherwise."""

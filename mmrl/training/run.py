@@ -16,7 +16,7 @@ from mmrl.config import Config
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.training import checkpoint
-from mmrl.training.gallery import write_samples
+from mmrl.training.gallery import write_rollouts, write_samples
 from mmrl.training.interrupt import Interrupted, caught_signals
 from mmrl.training.metrics import MetricsLog
 from mmrl.training.policy import Policy
@@ -149,6 +149,9 @@ class Session:
                 seed=self.config.seed,
             )
 
+        if self.trainer.last is not None and self.config.log.rollouts:
+            write_rollouts(self.run, self.trainer.counters.step, self.trainer.last, self.config.log.rollouts)
+
     def save(self) -> None:
         step = self.trainer.counters.step
         if self.saved_step == step:
@@ -197,6 +200,7 @@ class Session:
 
     def close(self) -> None:
         self.log.close()
+        self.trainer.scorer.close()
 
 
 def model_folder(path: Path) -> Path:

@@ -16,7 +16,7 @@ from mmrl.data.read import read_records
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.rewards.score import Scorer
-from mmrl.selection.uniform import Selector
+from mmrl.selection.base import find as find_selector
 from mmrl.training.policy import Policy
 from mmrl.training.trainer import Trainer
 
@@ -90,8 +90,10 @@ def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Rec
     require = "response" if recipe.experience == "records" else "answer"
     train = load_records(config, "train", require=require, tell=tell)
     held_out = load_records(config, "eval", tell=tell)
-    scorer = Scorer(config.rewards)
+    scorer = Scorer(config.rewards, tasks={r.task for r in (*train, *held_out)})
+    select = find_selector(config.selection.name, config.selection.options)
     policy = entry.load_policy(config)
     group = 1 if recipe.experience == "records" else config.train.group
-    selector = Selector(train, prompts=config.train.prompts, group=group, seed=config.seed, shuffle=config.data.shuffle)
+    order = {"prompts": config.train.prompts, "group": group, "seed": config.seed, "shuffle": config.data.shuffle}
+    selector = select(train, **order, **config.selection.options)  # type: ignore[arg-type]
     return Trainer(config, recipe, policy, selector, scorer, tell), policy, held_out

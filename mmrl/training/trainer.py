@@ -24,8 +24,8 @@ from mmrl.core.table import Table
 from mmrl.errors import UserError
 from mmrl.rewards.score import Scorer
 from mmrl.selection.request import Request
-from mmrl.selection.uniform import Selector
-from mmrl.training import measures, update
+from mmrl.selection.base import Selector
+from mmrl.training import measures, random_states, update
 from mmrl.training.batch import Scored, minibatches, shuffle_inside_groups, table_of, with_penalties
 from mmrl.training.diagnostics import Diagnostics
 from mmrl.training.optim import ChannelOptimiser, WeightAverage
@@ -73,6 +73,7 @@ class Trainer:
         }
         self.diagnostics = Diagnostics()
         self.counters = Counters()
+        self.last: Scored | None = None  # the newest batch, for people to look at
         self.zero_variance = self._zero_variance()
         if any(o.needs()["ref"] or "kl_nt" in o.needs()[""] for o in self.objectives.values()):
             policy.keep_reference()
@@ -113,6 +114,7 @@ class Trainer:
         self.counters.tokens += tokens
         values: Values = {"step": step + 1, "phase": channel, **measured, **counts, **updates, **timing}
         values |= {"seconds/update": now - at_update, "seconds/step": now - started}
+        self.last = scored
         values["tokens_per_s"] = tokens / max(now - started, 1e-9)
         values["warnings"] = self.diagnostics.look(values, scored.names, self.config.train.ratio_tolerance)
         return values
@@ -129,14 +131,14 @@ class Trainer:
             rounds += 1
             if self.zero_variance != "resample":
                 return scored, timing, {}
-            flat = scored.flat_n()
-            flat_groups = int(torch.unique(scored.rollouts.keys["prompt"][flat]).numel())
-            if flat_groups < len(requests):
-                kept.append(scored.select((~flat).nonzero()[:, 0]))
-            dropped += flat_groups
-            if flat_groups == 0 or rounds > self.config.train.resample_rounds:
+            alive = (~scored.flat_n()).nonzero()[:, 0]
+            gone = len(requests) - int(torch.unique(scored.rollouts.keys["prompt"][alive]).numel())
+            if len(alive):
+                kept.append(scored.select(alive))
+            dropped += gone
+            if gone == 0 or rounds > self.config.train.resample_rounds:
                 break
-            requests = self.selector.refill(flat_groups)
+            requests = self.selector.refill(gone)
         result = Scored.concat(kept) if kept else scored.select(torch.arange(0))
         return result, timing, {"resampled_groups": dropped, "resample_rounds": rounds - 1}
 
@@ -155,8 +157,10 @@ class Trainer:
         if self.config.train.control == "shuffled":
             scored = shuffle_inside_groups(scored, streams)
         timing["seconds/reward"] += time.perf_counter() - started
-        self.selector.observe(requests, scored.reward_n, rollouts.keys["prompt"])
-        return scored
+        prompt_n = rollouts.keys["prompt"] - first_key
+        self.selector.observe(requests, scored.reward_n, prompt_n)
+        keep = self.selector.keep_groups(requests, scored.reward_n, prompt_n)
+        return scored if bool(keep.all()) else scored.select(keep.nonzero()[:, 0])
 
     def _score(self, rollouts: Rollouts) -> Scored:
         if self.recipe.experience == "records":  # imitation: every demonstration counts the same
@@ -184,7 +188,9 @@ class Trainer:
         if not objective.signal_without_variance:  # zero variance silences the relative term, whatever the method
             quiet = torch.where(flat[:, None], torch.zeros_like(table["adv_nt"]), table["adv_nt"])
             table = table.updated({"adv_nt": quiet})
-        keep = table["keep_n"] & ~flat if self.zero_variance == "drop" else table["keep_n"]
+        keep = table["keep_n"] & self.selector.keep_rows(table)
+        if self.zero_variance == "drop":
+            keep &= ~flat
         rows = keep.nonzero()[:, 0]
         log = measures.UpdateLog()
         done = 0
@@ -192,6 +198,7 @@ class Trainer:
             for part in minibatches(rollouts.keys["prompt"][rows], self.minibatches) if len(rows) else []:
                 self._one_update(objective, rollouts, table, rows[part], flat, channel, done, log)
                 done += 1
+        self.selector.after_update(lambda: update.evaluate(self.policy, rollouts, {"logp_nt"}, channel=channel)["logp_nt"])
         self.policy.release(rollouts)
         return log.values(self.optimisers[channel].lr, self.counters.skipped_updates)
 
@@ -282,7 +289,8 @@ class Trainer:
             tensors |= {f"optimiser/{channel}/{k}": v for k, v in state.items()}
         for channel, average in self.averages.items():
             tensors |= {f"average/{channel}/{i}": v for i, v in enumerate(average.shadow)}
-        tensors["rng/torch"] = torch.get_rng_state()
+        tensors |= random_states.tensors()
+        plain["random"] = random_states.plain()
         return tensors, plain
 
     def load_state(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -299,4 +307,4 @@ class Trainer:
         for channel, average in self.averages.items():
             average.updates = int(plain["averages"][channel])
             average.shadow = [under(f"average/{channel}/")[str(i)] for i in range(len(average.shadow))]
-        torch.set_rng_state(tensors["rng/torch"])
+        random_states.restore(tensors, plain["random"])

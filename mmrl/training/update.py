@@ -75,7 +75,7 @@ def evaluate(
     with torch.no_grad(), policy.reference() if reference else nullcontext():
         for piece, shared in _walk(policy, bundles, grad=False):
             _write(raws, policy.evaluate(piece, shared, Needs(frozenset(names))), piece, shape)
-        return policy.combine(raws)
+        return {k: v.cpu() for k, v in policy.combine(raws).items()}
 
 
 def _shape(rollouts: Rollouts, channel: str) -> tuple[int, int]:
@@ -117,13 +117,15 @@ def streaming_update(
     """
     scope: Scope = objective.scope if keep_scope else "decision"  # type: ignore[assignment]
     bundles = policy.bundles(rollouts, channel=channel, update=update, scope=scope)
-    table = objective.widths_and_weights(table.updated({"part_n": _part_n(bundles, len(rollouts))}))
+    table = table.updated({"part_n": _part_n(bundles, len(rollouts))}).to(policy.device)
+    table = objective.widths_and_weights(table)
     coef, counts = objective.coefficients(table)
     counts = global_counts or counts
     needs = Needs(frozenset(objective.needs()[""]))
     run = _two_passes if two_pass or not _covers(bundles, objective.scope) else _one_pass
     result = run(policy, objective, bundles, table, coef, counts, needs, _shape(rollouts, channel))
     result.counts = {k: float(v) for k, v in counts.items()}
+    result.logp_nt = None if result.logp_nt is None else result.logp_nt.cpu()
     return result
 
 

@@ -32,8 +32,8 @@ def config(out: Path, **sections):
         "out": str(out),
         "data": {"train": "toy:train", "eval": "toy:eval"},
         "rewards": {"components": [{"name": "zeros"}]},
-        "train": {"steps": 6, "prompts": 3, "group": 4},
-        "optimiser": {"lr": 0.05},
+        "train": {"steps": 6, "prompts": 4, "group": 4},
+        "optimiser": {"lr": 0.1},
         "checkpoint": {"every": 2},
         "log": {"tensorboard": False},
     }
@@ -159,7 +159,7 @@ def test_groups_without_variance(tmp_path: Path) -> None:
         assert row["updates"] == updates
         assert row.get("grad_norm", 0.0) == 0.0
         if policy == "resample":
-            assert row["resample_rounds"] == 2 and row["resampled_groups"] == 9
+            assert row["resample_rounds"] == 2 and row["resampled_groups"] == 12
     with pytest.raises(UserError, match="would also silence"):
         train(config(tmp_path / "kl", train={"zero_variance": "drop"}), progress=False)
 
@@ -219,3 +219,47 @@ def test_model_folder_names_what_is_missing(tmp_path: Path) -> None:
     (step / "state.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         model_folder(step)
+
+
+def test_a_selector_decides_what_is_kept_and_is_resumed(tmp_path: Path) -> None:
+    from mmrl.selection.base import selector
+    from mmrl.selection.uniform import Uniform
+
+    class Picky(Uniform):
+        """Drops the first group after rewards, the last row after advantages; counts what it saw."""
+
+        def __init__(self, records, *, spare: int = 0, **order):
+            super().__init__(records, **order)
+            self.spare, self.seen, self.scored = spare, 0, 0
+
+        def observe(self, requests, reward_n, prompt_n):
+            self.seen += len(reward_n)
+
+        def keep_groups(self, requests, reward_n, prompt_n):
+            return prompt_n >= self.spare
+
+        def keep_rows(self, table):
+            keep = torch.ones(len(table["reward_n"]), dtype=torch.bool)
+            keep[-1] = False
+            return keep
+
+        def after_update(self, score):
+            self.scored = len(score())
+
+        def state_dict(self):
+            return {**super().state_dict(), "seen": self.seen, "scored": self.scored}
+
+        def load_state_dict(self, state):
+            super().load_state_dict(state)
+            self.seen, self.scored = state["seen"], state["scored"]
+
+    selector("picky")(Picky)
+    c = config(tmp_path / "run", selection={"name": "picky", "options": {"spare": 1}}, train={"steps": 2})
+    run = train(c, progress=False)
+    state = json.loads((checkpoint.step_folder(run, 2) / "state.json").read_text())["trainer"]["selector"]
+    assert state == {"drawn": 8, "seen": 32, "scored": 12}
+    assert lines(run)[1]["rows"] == 12
+    with pytest.raises(UserError, match="did you mean 'spare'"):
+        train(config(tmp_path / "bad", selection={"name": "picky", "options": {"sparse": 1}}), progress=False)
+    with pytest.raises(UserError, match="did you mean 'uniform'"):
+        train(config(tmp_path / "bad2", selection={"name": "uniforn"}), progress=False)

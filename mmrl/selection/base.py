@@ -1,0 +1,84 @@
+"""The contract of a selector, and the table of known ones. A selector is stateful and is part of the checkpoint."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.core.table import Table
+from mmrl.data.records import Record
+from mmrl.errors import UserError, nearest
+from mmrl.selection.request import Request
+
+
+class Selector:
+    """Chooses prompts and how many samples each gets; sees what came of them.
+
+    plan(step)                          requests of a step.
+    refill(n)                           further requests of the same step, for groups that were dropped.
+    keep_groups(requests, reward_n, prompt_n)   bool [N] after rewards: rows that go on. All rows of a group alike.
+    keep_rows(table)                    bool [N] after advantages: rows that are trained on.
+    observe(requests, reward_n, prompt_n)       after rewards: posteriors, value trackers.
+    after_update(score)                 after the step; `score()` gives current log-probs [N,T] of its rows, no gradient.
+    state_dict, load_state_dict         plain values.
+    """
+
+    def __init__(self, records: Sequence[Record], *, prompts: int, group: int, seed: int, shuffle: bool = True) -> None:
+        self.records, self.prompts, self.group = records, prompts, group
+        self.seed, self.shuffle = seed, shuffle
+
+    def plan(self, step: int) -> list[Request]:
+        raise NotImplementedError
+
+    def refill(self, n: int) -> list[Request]:
+        raise NotImplementedError
+
+    def keep_groups(self, requests: Sequence[Request], reward_n: Tensor, prompt_n: Tensor) -> Tensor:
+        return torch.ones(len(reward_n), dtype=torch.bool)
+
+    def keep_rows(self, table: Table) -> Tensor:
+        return torch.ones(len(table["reward_n"]), dtype=torch.bool)
+
+    def observe(self, requests: Sequence[Request], reward_n: Tensor, prompt_n: Tensor) -> None:
+        """Nothing to learn, unless a subclass says so."""
+
+    def after_update(self, score: Callable[[], Tensor]) -> None:
+        """Nothing to do, unless a subclass says so."""
+
+    def state_dict(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+_SELECTORS: dict[str, type[Selector]] = {}
+
+
+def selector(name: str) -> Callable[[type[Selector]], type[Selector]]:
+    """Decorator: register a selector class. Its own options are further keyword-only parameters of its constructor."""
+
+    def register(cls: type[Selector]) -> type[Selector]:
+        if name in _SELECTORS and _SELECTORS[name].__module__ != cls.__module__:
+            raise UserError(f"selector {name!r} is registered already by {_SELECTORS[name].__module__}")
+        _SELECTORS[name] = cls
+        return cls
+
+    return register
+
+
+def find(name: str, options: dict[str, Any]) -> type[Selector]:
+    """The class, its options checked against its constructor. Raises UserError with the nearest name."""
+    import mmrl.selection.uniform  # noqa: F401  (registers itself)
+
+    if name not in _SELECTORS:
+        raise UserError(f"selection.name: unknown selector {name!r}{nearest(name, _SELECTORS)}")
+    known = set(inspect.signature(_SELECTORS[name]).parameters) - {"records", "prompts", "group", "seed", "shuffle"}
+    for option in options:
+        if option not in known:
+            raise UserError(f"selection.options: {name!r} has no option {option!r}{nearest(option, known)}")
+    return _SELECTORS[name]
