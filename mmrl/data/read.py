@@ -1,0 +1,132 @@
+"""Records from files: JSONL (one object a line), parquet, or folders saved by `datasets`. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mmrl.data.records import Record
+from mmrl.data.rows import Require, make_record
+from mmrl.data.tables import is_table, table_rows
+from mmrl.errors import UserError
+
+
+def read_records(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    on_error: Literal["stop", "skip"] = "stop",
+    require: Require = "answer",
+) -> tuple[list[Record], list[str]]:
+    """All records of the files, and a line per row left out (only with on_error: skip).
+
+    Raises UserError for a missing or empty file, for no usable record at all, and for the first bad row with
+    on_error: stop; the message starts with file:line.
+    """
+    files = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not files:
+        raise UserError("data: no file given")
+    records: list[Record] = []
+    problems: list[str] = []
+    seen: dict[str, str] = {}
+    for name in files:
+        for found in scan(Path(name).expanduser(), require=require, seen=seen):
+            if isinstance(found, Record):
+                records.append(found)
+            elif on_error == "stop":
+                raise found
+            else:
+                problems.append(str(found))
+    if not records:
+        tried = ", ".join(str(f) for f in files)
+        why = f"; all {len(problems)} rows are bad, the first: {problems[0]}" if problems else "; it is empty"
+        raise UserError(f"data: no record in {tried}{why}")
+    return records, problems
+
+
+def scan(
+    path: Path, *, require: Require = "answer", seen: dict[str, str] | None = None
+) -> Iterator[Record | UserError]:
+    """Row by row: the record, or what is wrong with it. `seen`: ids met so far and where."""
+    if not path.exists():
+        raise UserError(f"data: no such file {path}")
+    seen = {} if seen is None else seen
+    folder = path.parent.resolve()
+    for number, row in _rows(path):
+        where = f"{path}:{number}"
+        try:
+            if isinstance(row, UserError):
+                raise row
+            default = f"{path.stem}-{str(number).lstrip('#')}"
+            record = make_record(row, where=where, default_id=default, folder=folder, require=require)
+            if record.id in seen:
+                raise UserError(f"{where}: duplicate id {record.id!r}, first at {seen[record.id]}; ids must differ")
+        except UserError as error:
+            yield error
+        else:
+            seen[record.id] = where
+            yield record
+
+
+def _rows(path: Path) -> Iterator[tuple[int | str, Any]]:
+    """(line number, parsed row or UserError); for tables and lists the row number as `#n`, from 1."""
+    if is_table(path):
+        yield from ((f"#{number}", row) for number, row in enumerate(table_rows(path), start=1))
+        return
+    if path.suffix == ".json":
+        yield from _array(path)
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _parse(line.strip(b"\r\n"), f"{path}:{number}", first=number == 1)
+
+
+def _array(path: Path) -> Iterator[tuple[str, Any]]:
+    """A .json file that holds one list of records; rows are numbered `#1`, `#2`, ..."""
+    rows = _parse(path.read_bytes(), str(path), first=True)
+    if isinstance(rows, UserError):
+        raise rows
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a list of records; or write JSONL (one object a line) and name it .jsonl")
+    for number, row in enumerate(rows, start=1):
+        yield f"#{number}", row
+
+
+def _parse(line: bytes, where: str, *, first: bool) -> Any:
+    try:
+        text = line.decode("utf-8-sig" if first else "utf-8")
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        return UserError(f"{where}: not UTF-8 text (byte {error.start}); save the file as UTF-8")
+    except json.JSONDecodeError as error:
+        return UserError(f"{where}: broken JSON at {_place(error)}: {error.msg}; write one object a line")
+    except RecursionError:
+        return UserError(f"{where}: JSON nested too deeply")
+    except ValueError as error:
+        return UserError(f"{where}: {error}")
+
+
+def _place(error: json.JSONDecodeError) -> str:
+    return f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is not allowed in JSON; use a finite number, or null")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text:.30} is too large; use a finite number")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        names = [k for k, _ in pairs]
+        twice = next(k for k in names if names.count(k) > 1)
+        raise ValueError(f"the field {twice!r} is given twice; keep one")
+    return out
