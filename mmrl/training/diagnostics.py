@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
-CONSTANT_STEPS = 10  # a reward component that never varies for this many steps
 DISTINCT_LOW = 0.1  # share of different outputs in a step
 TRUNCATED_HIGH = 0.5  # share of samples cut at the length limit
 FLAT_HIGH = 0.9  # share of groups without reward variance
@@ -18,28 +15,18 @@ class Diagnostics:
     """Looks at each step's metrics; returns new warnings, each kind once until it clears."""
 
     def __init__(self) -> None:
-        self.constant: dict[str, int] = {}
-        self.lengths: deque[float] = deque(maxlen=5)
         self.active: set[str] = set()
         self.first_length: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"constant": self.constant, "active": sorted(self.active), "first_length": self.first_length}
+        return {"active": sorted(self.active), "first_length": self.first_length}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.constant, self.active = dict(state["constant"]), set(state["active"])
+        self.active = set(state["active"])
         self.first_length = state["first_length"]
 
-    def look(self, m: dict[str, float], components: Sequence[str], ratio_tolerance: float) -> list[str]:
+    def look(self, m: dict[str, float], ratio_tolerance: float) -> list[str]:
         found: dict[str, str] = {}
-        for name in components:
-            still = m.get(f"reward/{name}/std", 1.0) == 0.0
-            self.constant[name] = self.constant.get(name, 0) + 1 if still else 0
-            if self.constant[name] >= CONSTANT_STEPS:
-                found[f"constant {name}"] = (
-                    f"reward component {name!r} has been the same for every sample for {CONSTANT_STEPS} steps: "
-                    "check that it fits the task of the records and the coordinate frame"
-                )
         if m.get("distinct", 1.0) < DISTINCT_LOW:
             found["distinct"] = "nearly all samples are equal: raise the temperature or lower the learning rate"
         if m.get("truncated", 0.0) > TRUNCATED_HIGH:

@@ -49,12 +49,13 @@ def load_records(config: Config, which: str, *, require: str = "answer", tell: T
     source = getattr(config.data, which)
     if source is None:
         return []
+    names = [source] if isinstance(source, str) else source
     out: list[Record] = []
-    for name in [source] if isinstance(source, str) else source:
-        if _is_builtin(name):
-            out += families.entry(config.family).builtin(name)
-            continue
-        records, problems = read_records(Path(name), on_error=config.data.on_error, require=require)
+    for name in filter(is_embedded, names):
+        out += families.entry(config.family).builtin(name)
+    files = [Path(name) for name in names if not is_embedded(name)]
+    if files:  # all at once: an id that stands in two files is found
+        records, problems = read_records(files, on_error=config.data.on_error, require=require)
         for problem in problems:
             tell(f"record skipped: {problem}")
         out += records
@@ -65,8 +66,8 @@ def load_records(config: Config, which: str, *, require: str = "answer", tell: T
     return out
 
 
-def _is_builtin(name: str) -> bool:
-    """`set:split` names an embedded set; a path on disk never is one."""
+def is_embedded(name: str) -> bool:
+    """`digits:train` names an embedded set; a path on disk never is one."""
     return ":" in name and not Path(name).exists() and not name.endswith((".jsonl", ".json", ".parquet"))
 
 
@@ -90,7 +91,8 @@ def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Rec
     require = "response" if recipe.experience == "records" else "answer"
     train = load_records(config, "train", require=require, tell=tell)
     held_out = load_records(config, "eval", tell=tell)
-    scorer = Scorer(config.rewards, tasks={r.task for r in (*train, *held_out)})
+    rewarded = held_out if recipe.experience == "records" else [*train, *held_out]
+    scorer = Scorer(config.rewards, tasks={r.task for r in rewarded} or None)
     select = find_selector(config.selection.name, config.selection.options)
     policy = entry.load_policy(config)
     group = 1 if recipe.experience == "records" else config.train.group

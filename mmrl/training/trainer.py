@@ -116,7 +116,7 @@ class Trainer:
         values |= {"seconds/update": now - at_update, "seconds/step": now - started}
         self.last = scored
         values["tokens_per_s"] = tokens / max(now - started, 1e-9)
-        values["warnings"] = self.diagnostics.look(values, scored.names, self.config.train.ratio_tolerance)
+        values["warnings"] = self.diagnostics.look(values, self.config.train.ratio_tolerance) + self._constant(scored)
         return values
 
     def _experience(self, streams: Streams) -> tuple[Scored, Values, Values]:
@@ -171,6 +171,12 @@ class Trainer:
             self.tell(f"reward skipped: {failure}")
         reward_nk, weight_k, names = with_penalties(result.reward_nk, result.weight_k, result.names, rollouts.info)
         return Scored(rollouts, reward_nk, weight_k, names)
+
+    def _constant(self, scored: Scored) -> list[str]:
+        """Reward components that have said the same of everything for many steps."""
+        own = len(self.scorer.names)
+        fresh = self.recipe.experience == "fresh" and len(scored.rollouts) > 0
+        return self.scorer.watch.update(scored.reward_nk[:, :own]) if fresh else []
 
     def _with_reward(self, scored: Scored) -> Scored:
         """Rows without any reward leave every statistic and count."""
