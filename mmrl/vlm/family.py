@@ -1,0 +1,115 @@
+"""Entry points of the family: load a policy from a configuration, evaluate it, give the embedded data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mmrl.config import Config
+from mmrl.data.records import Record
+from mmrl.errors import UserError
+from mmrl.vlm import loading, lora
+from mmrl.vlm.adapters import Shape
+from mmrl.vlm.config import Inputs, Model, Sampling
+from mmrl.vlm.policy import VlmPolicy, shared_prefix_form
+
+#: Its class attributes (unit, channels, provides) are read before any weights load.
+POLICY: type[VlmPolicy] = VlmPolicy
+
+
+def load_policy(config: Config) -> VlmPolicy:
+    """Model, processor and adapter of `config.model`, on the configured device, ready to train."""
+    options = config.model if isinstance(config.model, Model) else Model.model_validate(config.model)
+    sampling = (
+        config.sampling if isinstance(config.sampling, Sampling) else Sampling.model_validate(config.sampling or {})
+    )
+    inputs = config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
+    return load(options, sampling, inputs, device=config.device)
+
+
+def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "auto") -> VlmPolicy:
+    """The same from the three sections of this family."""
+    shared_prefix_form(options)  # refuse bad pairs before weights load
+    if options.adapter.kind == "lora" and options.adapter.dropout > 0 and not options.allow_dropout:
+        raise UserError(
+            "model.adapter.dropout: dropout is off in every pass; set it to 0, or model.allow_dropout to true"
+        )
+    if options.adapter.kind == "lora" and options.freeze:
+        raise UserError("model.freeze: LoRA trains the adapter only; remove `freeze` or set model.adapter.kind to none")
+    where = _device(device)
+    path = loading.resolve(options.path)
+    loading.check_folder(path)
+    stored_adapter = loading.is_adapter(path)
+    base = loading.base_of(path) if stored_adapter else path
+    model: Any = loading.load_model(base, options, dtype=_dtype(options, where))
+    processor = loading.load_processor(path, options, inputs)
+    if stored_adapter:
+        model = _with_stored_adapter(model, path, options)
+    shape = Shape(model)
+    if options.adapter.kind == "lora" and not stored_adapter:
+        model = lora.attach(shape, options.adapter)
+        model.peft_config["default"].base_model_name_or_path = options.path  # `embedded:vlm` stays portable
+    elif options.adapter.kind == "none":
+        lora.freeze(shape, list(options.freeze))
+    if not options.allow_dropout:
+        loading.zero_dropout(model)
+    model = model.to(where).eval()
+    if options.gradient_checkpointing:
+        Shape(model).whole.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("model.freeze: nothing is left to train; freeze fewer parts")
+    fresh = options.adapter.kind == "lora" and not stored_adapter
+    return VlmPolicy(model, processor, options=options, sampling=sampling, inputs=inputs, adapter_at_zero=fresh)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: unknown device {name!r}; use auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda was asked for, but torch sees no GPU; use cpu or auto")
+    return device
+
+
+def _dtype(options: Model, device: torch.device) -> torch.dtype:
+    """float32 for everything that may train; a base below an adapter, on a GPU under autocast, rests in bfloat16."""
+    amp = options.autocast == "bf16" or (options.autocast == "auto" and device.type == "cuda")
+    return torch.bfloat16 if amp and device.type == "cuda" and options.adapter.kind == "lora" else torch.float32
+
+
+def _with_stored_adapter(model: Any, path: str, options: Model) -> Any:
+    """A saved adapter: trained further with adapter.kind lora, merged into the weights otherwise."""
+    from peft import PeftModel
+
+    try:
+        wrapped = PeftModel.from_pretrained(model, path, is_trainable=options.adapter.kind == "lora")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"model.path: cannot load the adapter of {path!r}: {str(error).splitlines()[0]}") from error
+    if options.adapter.kind == "lora":
+        return wrapped
+    return wrapped.merge_and_unload().requires_grad_(True)
+
+
+def evaluate(policy: VlmPolicy, records: list[Record], config: Config) -> dict[str, float]:
+    """Greedy metrics of held-out records."""
+    from mmrl.vlm.evaluate import evaluate as run
+
+    return run(policy, records, config)
+
+
+def builtin(name: str) -> list[Record]:
+    """Embedded data, e.g. digits:train."""
+    from mmrl.vlm.scenes import builtin as make
+
+    return make(name)
+
+
+def chance(records: list[Record], config: Config) -> dict[str, float]:
+    """The best constant answer's level of each metric."""
+    from mmrl.vlm.evaluate import chance as level
+
+    return level(records, config)

@@ -1,0 +1,146 @@
+"""Load a checkpoint from disk or from the hub: safetensors only, the right model class, every weight accounted for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmrl.errors import UserError
+from mmrl.vlm.adapters import SUPPORTED
+from mmrl.vlm.config import Inputs, Model
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def resolve(path: str) -> str:
+    """`embedded:vlm` -> the folder inside the package; anything else stays."""
+    if path == "embedded:vlm":
+        return str(Path(__file__).parent / "embedded")
+    if path.startswith("embedded:"):
+        raise UserError(f"model.path: unknown embedded model {path!r}; valid: embedded:vlm")
+    return path
+
+
+def is_adapter(path: str) -> bool:
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def base_of(path: str) -> str:
+    """The checkpoint below a peft adapter folder."""
+    text = (Path(path) / "adapter_config.json").read_text(encoding="utf-8")
+    base = json.loads(text).get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{path}/adapter_config.json: base_model_name_or_path is missing; write the base model there")
+    return resolve(str(base))
+
+
+def check_folder(path: str) -> None:
+    """Refuse, before anything is loaded, folders that hold pickles or no model."""
+    folder = Path(path)
+    if not folder.exists():
+        looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
+        if looks_local:
+            raise UserError(f"model.path: no folder {path!r}; give a folder written by save_pretrained, or a hub id")
+        return
+    if not folder.is_dir():
+        raise UserError(f"model.path: {path!r} is a file; give the folder that holds it")
+    if not is_adapter(path) and not (folder / "config.json").is_file():
+        raise UserError(f"model.path: {path!r} has no config.json; give a folder written by save_pretrained")
+    if not list(folder.glob("*.safetensors")):
+        pickled = sorted(f.name for p in _PICKLES for f in folder.glob(p))
+        if pickled:
+            raise UserError(
+                f"model.path: {path!r} holds a pickle checkpoint ({pickled[0]}), which can run code when it is read; "
+                "convert it to safetensors"
+            )
+        raise UserError(f"model.path: {path!r} holds no *.safetensors file; save the model with save_pretrained")
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _check_class(path: str, options: Model) -> None:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=options.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.path: cannot read the configuration of {path!r}: {_one_line(error)}") from error
+    kind = getattr(config, "model_type", None)
+    if kind not in SUPPORTED:
+        raise UserError(f"model.path: {path!r} is a {kind!r} model; family vlm takes {', '.join(SUPPORTED)}")
+
+
+def load_model(path: str, options: Model, *, dtype: torch.dtype) -> nn.Module:
+    """The model of class `AutoModelForImageTextToText`, all weights from the file, on the CPU, in eval mode.
+
+    Raises UserError: missing folder, pickle, other class, missing, surplus or wrongly shaped weights.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
+    check_folder(path)
+    _check_class(path, options)
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=options.attention,
+            trust_remote_code=options.trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UserError(f"model.path: cannot load {path!r}: {_one_line(error)}") from error
+    for what, kind in (("missing_keys", "lacks"), ("unexpected_keys", "has surplus"), ("mismatched_keys", "has wrong")):
+        names = sorted(str(k) for k in report[what])
+        if names:
+            raise UserError(
+                f"model.path: the weights of {path!r} do not fit its config.json: it {kind} {len(names)} tensors, "
+                f"first {names[0]}; use a checkpoint of this model"
+            )
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def load_processor(path: str, options: Model, inputs: Inputs) -> Any:
+    """The processor beside the weights; picture limits of the `inputs` section are written into it."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=options.trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"model.path: cannot load the processor of {path!r}: {_one_line(error)}") from error
+    if not hasattr(processor, "image_processor"):
+        raise UserError(
+            f"model.path: {path!r} has no picture processor (preprocessor_config.json); copy the original's"
+        )
+    if getattr(processor, "chat_template", None) is None and processor.tokenizer.chat_template is None:
+        raise UserError(f"model.path: the processor of {path!r} has no chat template; add chat_template.jinja")
+    if processor.chat_template is None:
+        processor.chat_template = processor.tokenizer.chat_template
+    size = dict(processor.image_processor.size)
+    if inputs.min_pixels is not None:
+        size["shortest_edge"] = inputs.min_pixels
+    if inputs.max_pixels is not None:
+        size["longest_edge"] = inputs.max_pixels
+    if size.get("shortest_edge", 0) > size.get("longest_edge", 0):
+        raise UserError(
+            f"inputs: min_pixels {size['shortest_edge']} is more than max_pixels {size['longest_edge']}; swap them"
+        )
+    processor.image_processor.size = type(processor.image_processor.size)(**size)
+    return processor
+
+
+def zero_dropout(model: nn.Module) -> None:
+    """Dropout off for good, so that train mode (needed by gradient checkpointing) computes what eval mode does."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]

@@ -1,0 +1,43 @@
+"""The policy at step 0: the adapter switched off, or a frozen copy of the trainable weights swapped in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class Reference:
+    """Holds no copy until `keep` is called, and never one for an adapter that started at zero."""
+
+    def __init__(self, model: Any, *, adapter_at_zero: bool) -> None:
+        self.model, self.adapter_at_zero = model, adapter_at_zero
+        self._kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+
+    def keep(self) -> None:
+        """Copy the trainable weights as they are now: call it before the first update and before a resumed load."""
+        if not self.adapter_at_zero and not self._kept:
+            self._kept = [(p, p.detach().clone()) for p in self.model.parameters() if p.requires_grad]
+
+    def _swap(self) -> None:
+        for i, (parameter, other) in enumerate(self._kept):
+            mine = parameter.data
+            parameter.data = other
+            self._kept[i] = (parameter, mine)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, the model has the weights of step 0. Not to be entered while gradients are wanted."""
+        if self.adapter_at_zero:
+            with self.model.disable_adapter():
+                yield
+            return
+        if not self._kept:
+            raise RuntimeError("the reference was not kept: call keep_reference() before the first update")
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()

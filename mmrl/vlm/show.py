@@ -1,0 +1,27 @@
+"""What people see of a completion: its boxes in pixels of the picture they were said of."""
+
+from __future__ import annotations
+
+from mmrl.data.boxtext import parse_corners, parse_four
+from mmrl.data.frames import convert_box
+from mmrl.data.records import Record
+from mmrl.rewards.parse import answer_text, boxes
+
+
+def pixel_boxes(
+    output: str, record: Record, *, original_size: tuple[int, int], model_size: tuple[int, int]
+) -> list[list[float]]:
+    """Boxes [x1, y1, x2, y2] of the answer, from the record's frame into pixels of the first picture as it was given.
+
+    Read as the rewards read them: a list of boxes, else the first four numbers in brackets, else two corners. Sizes
+    are (width, height).
+    """
+    found = [d.box for d in boxes(output).boxes]
+    if not found:
+        said = answer_text(output)
+        single = parse_four(said) or parse_corners(said)
+        found = [single] if single is not None else []
+    return [
+        list(convert_box(b, record.frame, "pixel_original", original_size=original_size, model_size=model_size))
+        for b in found
+    ]
