@@ -19,7 +19,8 @@ KNOWN: dict[str, tuple[str, str]] = {
     "eval/acc_50": ("Held-out accuracy at IoU 0.5", "share of greedy answers above IoU 0.5"),
     "eval/reward": ("Held-out reward", "mean reward of greedy answers"),
     "kl": ("KL to the start", "per token; how far the policy has moved"),
-    "clip_fraction": ("Clip fraction", "share of tokens whose ratio hit its bound"),
+    "clip_high": ("Clipped above", "share of tokens whose ratio hit the upper bound"),
+    "clip_low": ("Clipped below", "share of tokens whose ratio hit the lower bound"),
     "length": ("Answer length", "mean tokens of a rollout"),
     "entropy": ("Entropy", "per token; near 0 all answers are the same"),
     "grad_norm": ("Gradient norm", "before clipping"),
@@ -32,8 +33,6 @@ KNOWN: dict[str, tuple[str, str]] = {
     "loss": ("Loss", "sum of the terms; need not fall"),
     "lr": ("Learning rate", ""),
 }
-#: Other names for the same metric.
-ALIASES = {"clip_frac": "clip_fraction", "penalty/kl": "kl"}
 NOT_CURVES = {"step", "rows", "updates"}
 MAIN = 12  # charts shown at once; the rest is folded
 
@@ -68,10 +67,9 @@ def charts(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[Chart]:
     for i, rows in enumerate(runs):
         for row in rows:
             for key, value in row.items():
-                name = ALIASES.get(key, key)
-                if name in NOT_CURVES or not _is_number(value):
+                if key in NOT_CURVES or not _is_number(value):
                     continue
-                series.setdefault(name, {}).setdefault(i, []).append((float(row.get("step", 0)), float(value)))
+                series.setdefault(key, {}).setdefault(i, []).append((float(row.get("step", 0)), float(value)))
     order = {name: rank for rank, name in enumerate(KNOWN)}
     names = sorted(series, key=lambda name: (order.get(name, len(order)), name))
     return [_chart(name, series[name]) for name in names]
@@ -117,7 +115,7 @@ def _chart(name: str, by_run: Mapping[int, list[tuple[float, float]]]) -> Chart:
         title=title,
         note=note,
         lines=lines,
-        x_ticks=[(at(x, y_low)[0], f"{x:g}") for x in ticks(x_low, x_high, inside=True)],
+        x_ticks=[(at(x, y_low)[0], f"{x:g}") for x in ticks(x_low, x_high, inside=True) if x == round(x)],
         y_ticks=[(at(x_low, y)[1], number(y)) for y in y_values],
     )
 

@@ -61,6 +61,28 @@ def pairs(run: Path, problems: list[str]) -> list[Pair]:
     return out
 
 
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer of a training batch."""
+
+    id: str
+    output: str
+    finished: bool
+    reward: list[tuple[str, str]]
+
+
+def rollouts(run: Path) -> tuple[int, list[Rollout]]:
+    """The last training rollouts that the run kept, and their step; (0, []) when it kept none."""
+    files = sorted((run / "samples").glob("rollouts-step-*.jsonl"))
+    if not files:
+        return 0, []
+    out = []
+    for row in parsed(files[-1]):
+        rewards = scores(row.get("reward"))
+        out.append(Rollout(str(row.get("id")), str(row.get("output", "")), bool(row.get("finished", True)), rewards))
+    return _step(files[-1]), out
+
+
 def prompt_text(prompt: Any) -> str:
     """A prompt as text, also when it is a list of chat messages."""
     if isinstance(prompt, str):
@@ -87,19 +109,31 @@ def _step(file: Path) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _rows(file: Path) -> dict[str, Mapping[str, Any]]:
-    """The first held-out line of each record; lines marked `"kind": "train"` are rollouts of the training set."""
-    out: dict[str, Mapping[str, Any]] = {}
+def parsed(file: Path) -> list[Mapping[str, Any]]:
+    """The lines of a JSONL file. Raises UserError with the line number of a broken one."""
+    out = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            out.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise UserError(f"{file}, line {number}: broken JSON: {error.msg}; delete that line") from None
-        if row.get("kind") != "train":
-            out.setdefault(str(row.get("id", number)), row)
     return out
+
+
+def _rows(file: Path) -> dict[str, Mapping[str, Any]]:
+    """The first line of each record."""
+    out: dict[str, Mapping[str, Any]] = {}
+    for number, row in enumerate(parsed(file), start=1):
+        out.setdefault(str(row.get("id", number)), row)
+    return out
+
+
+def scores(reward: Any) -> list[tuple[str, str]]:
+    """Reward components as name and text."""
+    named = reward.items() if isinstance(reward, Mapping) else [] if reward is None else [("reward", reward)]
+    return [(str(k), f"{v:.3f}" if isinstance(v, int | float) else "-") for k, v in named]
 
 
 def _sample(row: Mapping[str, Any], file: Path, run: Path, problems: list[str]) -> Sample:
@@ -110,12 +144,10 @@ def _sample(row: Mapping[str, Any], file: Path, run: Path, problems: list[str]) 
             problems.append(f"{file.name}: picture {row['image']} is not in the run folder; shown without it")
         else:
             image, size = picture(path)
-    reward = row.get("reward")
-    named = reward.items() if isinstance(reward, Mapping) else [] if reward is None else [("reward", reward)]
     return Sample(
         step=_step(file),
         output=str(row.get("output", "")),
-        reward=[(str(k), f"{v:.3f}" if isinstance(v, int | float) else "-") for k, v in named],
+        reward=scores(row.get("reward")),
         image=image,
         size=size,
         boxes=corners(row.get("boxes")),

@@ -1,0 +1,122 @@
+"""`mmrl generate CHECKPOINT --prompt TEXT --image FILE`: answers about a picture, boxes drawn on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mmrl.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mmrl.config import Config
+
+COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#7768ae", "#e1bc29")
+
+
+def generate(
+    checkpoint: Path = typer.Argument(..., help="Run folder (its best), step folder or exported folder."),
+    prompt: str = typer.Option(..., "--prompt", help="The question."),
+    image: list[Path] | None = typer.Option(None, "--image", help="Picture file; may be given several times."),
+    n: int = typer.Option(1, "--n", min=1, help="Answers; one is greedy, several are sampled."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Random seed of the samples."),
+    config: str | None = typer.Option(None, "--config", help="Configuration; default the run's own."),
+    out: Path = typer.Option(Path("generated"), "--out", help="Folder for the pictures with boxes and answers.json."),
+) -> None:
+    """Answer a question about pictures; write the answers and the pictures with the boxes drawn on them."""
+    from mmrl.cli.checkpoints import require_checkpoint
+    from mmrl.cli.quiet import quiet_libraries
+
+    folder = require_checkpoint(checkpoint)
+    quiet_libraries(str(folder))
+    if not prompt.strip():
+        raise UserError("--prompt: the question is empty")
+    for path in image or []:
+        if not path.is_file():
+            raise UserError(f"--image {path}: no such file")
+    answers = answer(folder, prompt, image or [], config=config, n=n, seed=seed)
+    for path in write_answers(answers, out, prompt=prompt, checkpoint=str(checkpoint), seed=seed):
+        typer.echo(f"wrote {path}")
+
+
+def answer(
+    checkpoint: Path, prompt: str, images: list[Path], *, config: str | None, n: int, seed: int
+) -> list[dict[str, Any]]:
+    """`n` answers as {"prompt", "output", "images": [PIL], "boxes": [pixel boxes on the picture]}."""
+    from mmrl import families
+    from mmrl.core.streams import Streams
+    from mmrl.data.records import Record
+    from mmrl.training.rollouts import Request
+    from mmrl.training.run import model_folder
+    from mmrl.training.setup import prepare_machine
+
+    resolved = settings(checkpoint, config)
+    resolved.model.path = str(model_folder(checkpoint))
+    prepare_machine(resolved)
+    policy = families.entry(resolved.family).load_policy(resolved)
+    record = Record(id="generate", task="detection", prompt=prompt, images=tuple(str(p.resolve()) for p in images))
+    rollouts = policy.rollout([Request(record, n)], Streams(seed, 0, "generate"), greedy=n == 1)
+    answers: list[dict[str, Any]] = policy.describe(rollouts, range(len(rollouts)))
+    return answers
+
+
+def settings(checkpoint: Path, config: str | None) -> Config:
+    """The configuration given, else the run's own, else the defaults (an exported folder has none)."""
+    from mmrl import config_io
+    from mmrl.training.run import run_config
+
+    if config is not None:
+        return config_io.resolve(config)
+    try:
+        return run_config(checkpoint, None)
+    except UserError:
+        if not (checkpoint / "config.json").is_file():
+            raise
+    plain = {
+        "family": "vlm",
+        "recipe": "grpo",
+        "model": {"path": str(checkpoint.resolve())},
+        "data": {"train": "digits:train"},
+    }
+    return config_io.build(plain, folder=Path.cwd(), where=str(checkpoint))
+
+
+def write_answers(answers: list[dict[str, Any]], out: Path, *, prompt: str, checkpoint: str, seed: int) -> list[Path]:
+    """Print the answers; write answers.json and one PNG an answer that has a picture. Returns the files."""
+    out.mkdir(parents=True, exist_ok=True)
+    written, rows = [], []
+    for i, item in enumerate(answers):
+        typer.echo(printable(item["output"]))
+        row = {"output": item["output"], "boxes": item.get("boxes") or []}
+        if item.get("images"):
+            path = out / f"answer-{i}.png"
+            draw_boxes(item["images"][-1], row["boxes"]).save(path)
+            row["image"] = path.name
+            written.append(path)
+        rows.append(row)
+    file = out / "answers.json"
+    body = {"checkpoint": checkpoint, "prompt": prompt, "seed": seed, "answers": rows}
+    file.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [*written, file]
+
+
+def printable(text: str) -> str:
+    """Model output for a terminal: control characters, which could steer it, become a replacement sign."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def draw_boxes(image: Image.Image, boxes: list[list[float]], *, side: int = 512) -> Image.Image:
+    """A copy with the boxes (pixels, x1 y1 x2 y2) outlined; pictures smaller than `side` are enlarged first."""
+    from PIL import Image, ImageDraw
+
+    scale = max(1, side // max(image.size))
+    large = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(large)
+    for i, (x1, y1, x2, y2) in enumerate(boxes):
+        corners = [min(x1, x2) * scale, min(y1, y2) * scale, max(x1, x2) * scale, max(y1, y2) * scale]
+        pen.rectangle(corners, outline=COLOURS[i % len(COLOURS)], width=max(2, side // 170))
+    return large

@@ -1,0 +1,56 @@
+"""Everything about a configuration that can be checked before weights are read: stages, options, rewards."""
+
+from __future__ import annotations
+
+import importlib
+
+from mmrl.config import Config
+from mmrl.errors import UserError
+
+
+def problems(config: Config) -> list[str]:
+    """One line per problem; empty when a run can start. Imports torch (stages are tensor functions)."""
+    found = []
+    for look in (_plugins, _stages, _selection, _rewards):
+        try:
+            look(config)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def _plugins(config: Config) -> None:
+    from mmrl.rewards.plugins import load_plugins
+
+    load_plugins(config.plugins)
+
+
+def _stages(config: Config) -> None:
+    """Bind every stage of the recipe for the family's policy: unknown names and options, units that do not fit, and
+    channels that the policy does not provide are refused."""
+    from mmrl import families
+    from mmrl.core import catalogue  # noqa: F401  (registers the stages)
+    from mmrl.core.objective import Objective
+    from mmrl.training.setup import load_recipe
+
+    for module in families.family(config.family).extra_stages:
+        importlib.import_module(module)
+    kind = families.entry(config.family).POLICY
+    recipe = load_recipe(config, kind.unit)
+    for channel in sorted({name for name, _ in recipe.phases}) or [kind.channels[0]]:
+        Objective(recipe, channel=channel, unit=kind.unit, provides=kind.provides)
+
+
+def _selection(config: Config) -> None:
+    from mmrl.selection.base import find as find_selector
+
+    find_selector(config.selection.name, config.selection.options)
+
+
+def _rewards(config: Config) -> None:
+    """Find every named reward and check its options. `auto` depends on the records, so it is left to them."""
+    from mmrl.rewards import registry
+
+    for component in config.rewards.components:
+        if component.name != "auto":
+            registry.bind_options(registry.find(component.name), component.options)

@@ -1,0 +1,56 @@
+"""Before/after tables in the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmrl.errors import UserError
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """`summary.json` of a run folder. Raises UserError when it is not there."""
+    path = run / "summary.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; is {run} a finished run folder?")
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A metric as text; a dash where there is none."""
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else "-"
+
+
+def metric_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """(metric, chance, before, after, change) for every metric that was measured before and after."""
+    before, after, chance = (summary.get(key) or {} for key in ("before", "after", "chance"))
+    rows = []
+    for name, value in before.items():
+        if not isinstance(value, int | float) or not isinstance(after.get(name), int | float):
+            continue
+        change = f"{after[name] - value:+.3f}"
+        rows.append((name, number(chance.get(name)), number(value), number(after[name]), change))
+    return rows
+
+
+def show_summary(run: Path) -> None:
+    """Print the before/after table of a run."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = read_summary(run)
+    title = f"{summary.get('family')} / {summary.get('recipe')}, seed {summary.get('seed')}"
+    table = Table(
+        title=f"{title}: {summary.get('steps')} steps in {number(summary.get('seconds'), 0)} s",
+        box=box.SIMPLE_HEAD,
+        caption="chance = the best constant answer",
+    )
+    table.add_column("metric")
+    for name in ("chance", "before", "after", "change"):
+        table.add_column(name, justify="right")
+    for row in metric_rows(summary):
+        table.add_row(*row)
+    Console().print(table)

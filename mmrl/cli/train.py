@@ -1,0 +1,40 @@
+"""`mmrl train CONFIG [key=value ...]`."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from mmrl.errors import UserError
+
+
+def train(
+    config: str = typer.Argument(..., help="YAML file, run folder, or name of a shipped configuration."),
+    overrides: list[str] | None = typer.Argument(None, metavar="[KEY=VALUE]...", help="e.g. train.group=8"),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Show the resolved configuration, the group arithmetic and a memory estimate."
+    ),
+    resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the run folder."),
+) -> None:
+    """Train as a configuration says. Overrides are dotted keys."""
+    from mmrl import config_io
+    from mmrl.cli import plan
+
+    resolved = config_io.resolve(config, overrides or [])
+    if dry_run:
+        plan.show(resolved)
+        return
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:  # every process would write the same run folder
+        raise UserError(f"train: started as {ranks} processes; this version trains in one, start it without torchrun")
+    from mmrl.cli.quiet import quiet_libraries
+
+    quiet_libraries(resolved.model.path)
+    from mmrl.training.run import train as start
+
+    folder = start(resolved, resume=resume)
+    typer.echo(f"run folder: {folder}")
+    from mmrl.cli.tables import show_summary
+
+    show_summary(folder)
