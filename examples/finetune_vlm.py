@@ -1,7 +1,7 @@
 """Fine-tune a vision-language model with your own reward: the whole program.
 
-    python examples/finetune_vlm.py            # the small embedded model, minutes on a CPU
-    python examples/finetune_vlm.py Qwen/Qwen2.5-VL-3B-Instruct my_records.jsonl
+python examples/finetune_vlm.py            # the small embedded model, minutes on a CPU
+python examples/finetune_vlm.py Qwen/Qwen2.5-VL-3B-Instruct my_records.jsonl
 """
 
 import sys
@@ -19,18 +19,19 @@ def short(outputs, records, info):
     return [0.1 if row["length"] < 24 else 0.0 for row in info]
 
 
-model, data = (sys.argv[1:] + ["embedded:vlm", "digits:train?task=detection"])[:2] if len(sys.argv) < 3 else sys.argv[1:3]
+model, data = sys.argv[1:3] if len(sys.argv) > 2 else ("embedded:vlm", "digits:train?task=detection")
+small = model == "embedded:vlm"
 config = build(
     {
         "family": "vlm",
         "recipe": "visual-rft",
         "out": "runs/my-run",
-        "model": {"path": model, "adapter": {"kind": "none" if model.startswith("embedded") else "lora"}},
+        "model": {"path": model, "adapter": {"kind": "none" if small else "lora"}},
         "data": {"train": data, "eval": "digits:eval", "eval_records": 50},
         "rewards": {"components": [{"name": "auto"}, {"name": "short", "weight": 0.5}]},
         "sampling": {"max_new_tokens": 48},
         "train": {"steps": 20, "prompts": 8, "group": 8},
-        "optimiser": {"lr": 2e-4 if model.startswith("embedded") else 1e-6},
+        "optimiser": {"lr": 2e-4 if small else 1e-6},
     },
     folder=Path.cwd(),
 )

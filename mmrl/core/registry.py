@@ -53,7 +53,9 @@ _STAGES: dict[tuple[str, str], Stage] = {}
 
 
 def _signature(fn: Callable[..., Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    required, optional, options = [], [], {}
+    required: list[str] = []
+    optional: list[str] = []
+    options: dict[str, Any] = {}
     for p in inspect.signature(fn).parameters.values():
         if p.kind is not inspect.Parameter.KEYWORD_ONLY:
             raise TypeError(f"{where}: parameter {p.name!r} must be keyword-only")
@@ -109,6 +111,13 @@ class Bound:
             if name in out and other in provides:
                 out = (out - {name}) | {other}
         return frozenset(out)
+
+    @property
+    def scope(self) -> str:
+        """The stage's scope, widened to the row when the option `level` judges a decision by its row or segment."""
+        level = self.options.get("level", self.stage.options.get("level", "decision"))
+        least = "decision" if level == "decision" else "row"
+        return max(self.stage.scope, least, key=SCOPES.index)
 
     def ready(self, table: Table, provides: frozenset[str] = frozenset()) -> bool:
         return all(n in table for n in self.needs(provides))

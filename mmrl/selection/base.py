@@ -23,7 +23,7 @@ class Selector:
     keep_groups(requests, reward_n, prompt_n)   bool [N] after rewards: rows that go on. All rows of a group alike.
     keep_rows(table)                    bool [N] after advantages: rows that are trained on.
     observe(requests, reward_n, prompt_n)       after rewards: posteriors, value trackers.
-    after_update(score)                 after the step; `score()` gives current log-probs [N,T] of its rows, no gradient.
+    after_update(score)                 after the step; `score()` gives current log-probs [N,T], no gradient.
     state_dict, load_state_dict         plain values.
     """
 

@@ -32,18 +32,23 @@ class Diagnostics:
         if m.get("truncated", 0.0) > TRUNCATED_HIGH:
             found["truncated"] = "most samples are cut at the length limit: raise sampling.max_new_tokens"
         if m.get("flat_groups", 0.0) > FLAT_HIGH:
-            found["flat"] = "hardly any group has different rewards: prompts are too easy or too hard, or the reward is constant"
+            found["flat"] = (
+                "hardly any group has different rewards: prompts are too easy or too hard, or the reward is constant"
+            )
         if "entropy" in m and m["entropy"] < ENTROPY_LOW:
             found["entropy"] = "the policy is nearly deterministic: lower the learning rate or add an entropy bonus"
         if m.get("sampler_gap", 0.0) > ratio_tolerance:
+            gap = 1 + m["sampler_gap"]
             found["gap"] = (
-                f"the update's likelihoods differ from the sampler's by a ratio of up to {1 + m['sampler_gap']:.4f}: "
-                "likely half precision, a batch-size dependent kernel, dropout, or a sampling option that scoring does not know"
+                f"the likelihoods of the update differ from the sampler's by a ratio of up to {gap:.4f}: likely half "
+                "precision, a kernel that depends on the batch size, dropout, or a sampling option unknown to scoring"
             )
         if "length" in m:
             self.first_length = m["length"] if self.first_length is None else self.first_length
             if m["length"] > LENGTH_GROWTH * max(1.0, self.first_length):
-                found["length"] = f"outputs are more than {LENGTH_GROWTH:g} times as long as at the start: check for length hacking"
+                found["length"] = (
+                    f"outputs are more than {LENGTH_GROWTH:g} times as long as at the start: check for length hacking"
+                )
         new = [text for kind, text in found.items() if kind not in self.active]
         self.active = set(found)
         return new

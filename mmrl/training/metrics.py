@@ -38,7 +38,9 @@ class External:
 
     def __init__(self, package: str, project: str, run: Path, config: dict[str, Any]) -> None:
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"log.{package}: the package {package} is not installed; pip install {package}, or set it false")
+            raise UserError(
+                f"log.{package}: the package {package} is not installed; pip install {package}, or set it false"
+            )
         self.module = importlib.import_module(package)
         self.module.init(project=project, name=run.name, config=config)
 

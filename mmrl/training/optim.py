@@ -44,8 +44,8 @@ class ChannelOptimiser:
         low = {str(p.dtype) for p in parameters if p.dtype in (torch.bfloat16, torch.float16)}
         if low:
             raise UserError(
-                f"model: trainable parameters are {', '.join(sorted(low))}; an update of 1e-6 vanishes in half precision, "
-                "load them as float32 (autocast keeps the speed)"
+                f"model: trainable parameters are {', '.join(sorted(low))}; an update of 1e-6 vanishes in half "
+                "precision, load them as float32 (autocast keeps the speed)"
             )
         self.parameters, self.config, self.total, self.steps = parameters, config, total, 0
         kwargs = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}

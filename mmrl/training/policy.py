@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import torch
 
+from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.training.rollouts import Request, Rollouts
-from mmrl.training.streams import Streams
 
 Unit = Literal["decision", "row", "element-mean"]
 #: What a piece must hold at once: single decisions, whole rows, whole groups, everything.

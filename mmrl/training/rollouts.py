@@ -66,8 +66,7 @@ class Rollouts:
         def join(get: str) -> dict[str, dict[str, torch.Tensor]]:
             first = getattr(parts[0], get)
             return {
-                c: {k: _pad([row for p in parts for row in getattr(p, get)[c][k]]) for k in t}
-                for c, t in first.items()
+                c: {k: _pad([row for p in parts for row in getattr(p, get)[c][k]]) for k in t} for c, t in first.items()
             }
 
         stats: dict[str, float] = {}

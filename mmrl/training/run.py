@@ -1,6 +1,6 @@
 """A run from start to end: its folder, evaluation before and after, checkpoints, resume, interruption.
 
-    run/config.yaml metrics.jsonl summary.json checkpoints/step-XXXXXX/ samples/ report.html tensorboard/
+run/config.yaml metrics.jsonl summary.json checkpoints/step-XXXXXX/ samples/ report.html tensorboard/
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Pat
     """Train as configured and return the run folder.
 
     resume continues from the newest whole checkpoint, or from the start when there is none. A folder that holds another
-    run is refused. Raises UserError for mistakes in the input, Interrupted after Ctrl-C or SIGTERM (a checkpoint is saved).
+    run is refused. Raises UserError for mistakes in the input, Interrupted after Ctrl-C or SIGTERM (a checkpoint is
+    saved).
     """
     run = Path(config.out)
     _claim(run, config, resume)
@@ -63,14 +64,24 @@ def _claim(run: Path, config: Config, resume: bool) -> None:
         run.mkdir(parents=True, exist_ok=True)
         (run / "config.yaml").write_text(config_io.dump(config))
     except OSError as error:
-        raise UserError(f"{run}: cannot write the run folder ({error.strerror}); choose another with out=...") from error
+        raise UserError(
+            f"{run}: cannot write the run folder ({error.strerror}); choose another with out=..."
+        ) from error
 
 
 class Session:
     """The files of one run while it trains."""
 
     def __init__(
-        self, run: Path, config: Config, trainer: Trainer, policy: Policy, held_out: list[Record], tell: Tell, *, resume: bool
+        self,
+        run: Path,
+        config: Config,
+        trainer: Trainer,
+        policy: Policy,
+        held_out: list[Record],
+        tell: Tell,
+        *,
+        resume: bool,
     ) -> None:
         self.run, self.config, self.trainer, self.policy, self.held_out, self.tell = (
             run,
@@ -116,9 +127,13 @@ class Session:
             self._samples()
         if step % self.config.log.every == 0 or last or "eval/reward" in values:
             self.log.write(values)
-        if self.config.checkpoint.every and step % self.config.checkpoint.every == 0 or last:
-            self.save()
-        elif self.trainer.counters.best_step == step and self.config.checkpoint.keep_best:
+        if (
+            self.config.checkpoint.every
+            and step % self.config.checkpoint.every == 0
+            or last
+            or self.trainer.counters.best_step == step
+            and self.config.checkpoint.keep_best
+        ):
             self.save()
         return values
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from mmrl import families, recipes
+from mmrl import config_io, families, recipes
 from mmrl.config import Config
 from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe, parse
@@ -44,7 +45,9 @@ def load_recipe(config: Config, unit: str) -> Recipe:
     return parse(config.recipe, recipes.read(config.recipe), unit=unit, options=config.recipe_options)
 
 
-def load_records(config: Config, which: str, *, require: str = "answer", tell: Tell = print) -> list[Record]:
+def load_records(
+    config: Config, which: str, *, require: Literal["answer", "response"] = "answer", tell: Tell = print
+) -> list[Record]:
     """`which`: train or eval. Files are read as JSONL; `digits:train` and the like come with the family."""
     source = getattr(config.data, which)
     if source is None:
@@ -71,24 +74,16 @@ def is_embedded(name: str) -> bool:
     return ":" in name and not Path(name).exists() and not name.endswith((".jsonl", ".json", ".parquet"))
 
 
-def check_group(config: Config, recipe: Recipe) -> None:
-    if recipe.group == "relative" and config.train.group < 2:
-        raise UserError(
-            f"train.group: {config.train.group} sample per prompt has nothing to be compared with; recipe {recipe.slug} is "
-            "relative, use at least 2"
-        )
-
-
 def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Record]]:
     """Everything up to the first step. Recipe and records are checked before weights load."""
+    config_io.check(config)  # again: a Config may have been made or changed in Python
     prepare_machine(config)
     entry = families.entry(config.family)
     kind: type[Policy] = entry.POLICY
     recipe = load_recipe(config, kind.unit)
-    check_group(config, recipe)
     for channel in {n for n, _ in recipe.phases} or {kind.channels[0]}:
         Objective(recipe, channel=channel, unit=kind.unit, provides=kind.provides)
-    require = "response" if recipe.experience == "records" else "answer"
+    require: Literal["answer", "response"] = "response" if recipe.experience == "records" else "answer"
     train = load_records(config, "train", require=require, tell=tell)
     held_out = load_records(config, "eval", tell=tell)
     rewarded = held_out if recipe.experience == "records" else [*train, *held_out]

@@ -23,8 +23,8 @@ from mmrl.core.streams import Streams
 from mmrl.core.table import Table
 from mmrl.errors import UserError
 from mmrl.rewards.score import Scorer
-from mmrl.selection.request import Request
 from mmrl.selection.base import Selector
+from mmrl.selection.request import Request
 from mmrl.training import measures, random_states, update
 from mmrl.training.batch import Scored, minibatches, shuffle_inside_groups, table_of, with_penalties
 from mmrl.training.diagnostics import Diagnostics
@@ -54,7 +54,13 @@ class Trainer:
     """One run. `step()` does one whole step and returns its metrics; files and progress belong to `run.py`."""
 
     def __init__(
-        self, config: Config, recipe: Recipe, policy: Policy, selector: Selector, scorer: Scorer, tell: Callable[[str], None]
+        self,
+        config: Config,
+        recipe: Recipe,
+        policy: Policy,
+        selector: Selector,
+        scorer: Scorer,
+        tell: Callable[[str], None],
     ) -> None:
         self.config, self.recipe, self.policy = config, recipe, policy
         self.selector, self.scorer, self.tell = selector, scorer, tell
@@ -87,10 +93,12 @@ class Trainer:
         if choice in ("mask", "drop"):
             for objective in self.objectives.values():
                 if objective.has_absolute_terms:
-                    names = ", ".join(t.name for t in objective.terms_[1:]) or f"advantage {self.recipe.advantage['name']}"
+                    names = (
+                        ", ".join(t.name for t in objective.terms_[1:]) or f"advantage {self.recipe.advantage['name']}"
+                    )
                     raise UserError(
-                        f"train.zero_variance: {choice} would also silence terms that act without reward variance ({names}); "
-                        "use keep, or switch those terms off"
+                        f"train.zero_variance: {choice} would also silence terms that act without reward variance "
+                        f"({names}); use keep, or switch those terms off"
                     )
         return choice
 
@@ -164,7 +172,9 @@ class Trainer:
 
     def _score(self, rollouts: Rollouts) -> Scored:
         if self.recipe.experience == "records":  # imitation: every demonstration counts the same
-            return Scored(rollouts, torch.ones(len(rollouts), 1, dtype=torch.float64), torch.ones(1).double(), ["imitation"])
+            return Scored(
+                rollouts, torch.ones(len(rollouts), 1, dtype=torch.float64), torch.ones(1).double(), ["imitation"]
+            )
         result = self.scorer.score(rollouts.outputs, rollouts.records, rollouts.info)
         self.counters.reward_failures += len(result.failures)
         for failure in result.failures[:3]:
@@ -204,7 +214,9 @@ class Trainer:
             for part in minibatches(rollouts.keys["prompt"][rows], self.minibatches) if len(rows) else []:
                 self._one_update(objective, rollouts, table, rows[part], flat, channel, done, log)
                 done += 1
-        self.selector.after_update(lambda: update.evaluate(self.policy, rollouts, {"logp_nt"}, channel=channel)["logp_nt"])
+        self.selector.after_update(
+            lambda: update.evaluate(self.policy, rollouts, {"logp_nt"}, channel=channel)["logp_nt"]
+        )
         self.policy.release(rollouts)
         return log.values(self.optimisers[channel].lr, self.counters.skipped_updates)
 
@@ -266,8 +278,8 @@ class Trainer:
         self.tell(f"update skipped: loss {loss:g}, gradient norm {norm:g} (not finite)")
         if self.counters.bad_in_a_row >= self.config.train.max_bad_steps:
             raise UserError(
-                f"train: {self.counters.bad_in_a_row} updates in a row were not finite; lower optimiser.lr, or train with "
-                "model.autocast: off (the last checkpoint is whole)"
+                f"train: {self.counters.bad_in_a_row} updates in a row were not finite; lower optimiser.lr, or "
+                "train with model.autocast: off (the last checkpoint is whole)"
             )
 
     # ---- weights and state ----------------------------------------------------------------------------------------

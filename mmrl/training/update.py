@@ -1,4 +1,4 @@
-"""The streaming update: gradients of an objective, piece by piece, equal to the whole graph. One function for all families.
+"""The streaming update: gradients of an objective, piece by piece, equal to the whole graph; one for all families.
 
 If every piece covers the objective's scope, one pass is enough. Otherwise two exact passes: all pieces without
 gradient; the objective on those values as leaves gives c = dloss/draw; then (raw * c).sum() is backwarded piece by

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
 from mmrl.training.rollouts import Request, Rollouts
-from mmrl.training.streams import Streams
 from mmrl.vlm import packed, prefix, repeated
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.assemble import assemble

@@ -17,7 +17,7 @@ from mmrl.training.batch import Scored, table_of
 from mmrl.training.update import evaluate, streaming_update
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy import ToyPolicy, records, zeros  # noqa: E402
+from toy import ToyPolicy, records, zeros
 
 RECIPES = ["grpo", "dr-grpo", "dapo", "rloo", "reinforce-pp", "gspo", "cispo", "visual-rft", "sft"]
 

@@ -1,4 +1,4 @@
-"""A policy small enough to check by hand: T decisions from a table of logits, with every way of cutting it into pieces."""
+"""A policy small enough to check by hand: T decisions from a table of logits, cut into pieces in every way."""
 
 from __future__ import annotations
 

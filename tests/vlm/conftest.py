@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.training.policy import Needs
 from mmrl.training.rollouts import Request, Rollouts
-from mmrl.training.streams import Streams
 from mmrl.vlm import tiny
 from mmrl.vlm.config import Inputs, Model, Sampling
 from mmrl.vlm.family import load

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.training.rollouts import Request
-from mmrl.training.streams import Streams
 from mmrl.vlm import tiny
 from mmrl.vlm.sampler import allowed_tokens, pick
 

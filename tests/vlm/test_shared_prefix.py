@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.training.rollouts import Request
-from mmrl.training.streams import Streams
 from mmrl.vlm import tiny
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.rows import Row
