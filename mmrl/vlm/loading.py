@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,33 @@ def _check_class(path: str, options: Model) -> None:
         raise UserError(f"model.path: {path!r} is a {kind!r} model; family vlm takes {', '.join(SUPPORTED)}")
 
 
+#: Below this, reading or writing takes no time and a bar is noise among the lines of a run.
+BAR_FROM_BYTES = 1_000_000_000
+
+
+@contextmanager
+def bars(size: int) -> Iterator[None]:
+    """transformers' own progress bars only for models large enough to wait for, and only on a terminal."""
+    from transformers.utils import logging
+
+    if size >= BAR_FROM_BYTES and sys.stderr.isatty():
+        yield
+        return
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def stored_bytes(path: str) -> int:
+    """Bytes of weights in a folder; for a hub id (nothing on disk yet) as if large."""
+    folder = Path(path)
+    return sum(f.stat().st_size for f in folder.glob("*.safetensors")) if folder.is_dir() else BAR_FROM_BYTES
+
+
 def load_model(path: str, options: Model, *, dtype: torch.dtype) -> nn.Module:
     """The model of class `AutoModelForImageTextToText`, all weights from the file, on the CPU, in eval mode.
 
@@ -88,14 +118,15 @@ def load_model(path: str, options: Model, *, dtype: torch.dtype) -> nn.Module:
     check_folder(path)
     _check_class(path, options)
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            path,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation=options.attention,
-            trust_remote_code=options.trust_remote_code,
-            output_loading_info=True,
-        )
+        with bars(stored_bytes(path)):
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                path,
+                dtype=dtype,
+                use_safetensors=True,
+                attn_implementation=options.attention,
+                trust_remote_code=options.trust_remote_code,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"model.path: cannot load {path!r}: {_one_line(error)}") from error
     for what, kind in (("missing_keys", "lacks"), ("unexpected_keys", "has surplus"), ("mismatched_keys", "has wrong")):

@@ -17,7 +17,7 @@ from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
 from mmrl.training.rollouts import Request, Rollouts
-from mmrl.vlm import packed, prefix, repeated
+from mmrl.vlm import loading, packed, prefix, repeated
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.assemble import assemble
 from mmrl.vlm.batching import Chunk, plan
@@ -250,7 +250,9 @@ class VlmPolicy(Policy):
 
     def save(self, path: Path) -> None:
         """`save_pretrained`: the whole model, or the peft adapter; the processor beside it."""
-        self.model.save_pretrained(path)
+        size = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        with loading.bars(size):
+            self.model.save_pretrained(path)
         self.processor.save_pretrained(path)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
