@@ -10,6 +10,7 @@ from typing import Any
 WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 POINTS = 400  # more cannot be told apart at this width
+FLAT = 1e-12  # relative: values closer than this are one value
 SMOOTH_FROM = 40  # shorter curves are drawn as they are
 
 #: metric -> (title, what it says). The order is the order on the page; what is not listed follows, by name.
@@ -148,7 +149,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 def ticks(low: float, high: float, count: int = 4, *, inside: bool = False) -> list[float]:
     """Round numbers that span [low, high], or lie inside it."""
-    if high <= low:
+    if high - low <= FLAT * max(1.0, abs(low), abs(high)):  # rounding noise is no curve
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / count
@@ -156,7 +157,7 @@ def ticks(low: float, high: float, count: int = 4, *, inside: bool = False) -> l
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9) if inside else math.floor(low / step + 1e-9)
     last = math.floor(high / step + 1e-9) if inside else math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def number(value: float) -> str:

@@ -159,3 +159,12 @@ def test_smoothing_keeps_a_constant_and_cuts_noise() -> None:
 def test_values_that_are_no_numbers_are_left_out() -> None:
     rows = [{"step": 1, "a": float("nan"), "b": None, "c": True, "d": "x", "e": 2}]
     assert [c.name for c in report_charts.charts([rows])] == ["e"]
+
+
+def test_rounding_noise_and_constants_make_a_chart() -> None:
+    from mmrl.training.report_charts import charts, ticks
+
+    noise = [{"step": i, "loss": (-1) ** i * 1e-16} for i in range(6)]
+    tiny = [{"step": i, "lr": i * 1e-9} for i in range(6)]
+    assert [c.name for c in charts([noise, tiny])] == ["loss", "lr"]
+    assert ticks(3.0, 3.0) == [2.6, 2.8, 3.0, 3.2, 3.4]
