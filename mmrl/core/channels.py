@@ -1,7 +1,7 @@
 """THE table of channels: every tensor that a stage may ask for by naming it as a parameter.
 
-A name ends in its axes (`_n`, `_nt`, `_nk`, `_ntk`, `_t`, `_k`). Channels of the policy exist once per pass; a prefix names
-the pass: `sampler_` (while sampling), `old_` (start of the update), none (current, carries gradient), `ref_` (step 0).
+A name ends in its axes (`_n`, `_nt`, `_nk`, `_ntk`, `_t`, `_k`). Channels of the policy exist once per pass; a prefix
+names it: `sampler_` (while sampling), `old_` (start of the update), none (current, carries gradient), `ref_` (step 0).
 """
 
 from __future__ import annotations

@@ -15,12 +15,10 @@ from torch import Tensor
 import mmrl.core.catalogue  # noqa: F401  (registers the stages)
 from mmrl.core.channels import carries_gradient, split_pass
 from mmrl.core.recipe import ChannelSpec, Recipe
+from mmrl.core.refusals import check_options, check_unit, clip_widths, number
 from mmrl.core.registry import SCOPES, Bound, bind
 from mmrl.core.table import Table
 from mmrl.errors import UserError
-
-#: A clip width above this on a mean over elements never clips: log-probs there are means, ratios stay within 1e-3 of 1.
-WIDEST_ELEMENT_CLIP = 0.02
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,6 @@ class Outcome:
         return torch.stack([t.value() for t in self.terms]).sum()
 
 
-def _check_unit(bound: Bound, unit: str, where: str) -> None:
-    stage = bound.stage
-    if unit not in stage.units:
-        reason = f": {stage.unit_reason}" if stage.unit_reason else ""
-        raise UserError(
-            f"{where}: {stage.kind} {stage.name!r} does not fit log-probabilities per {unit}{reason}; "
-            f"it accepts {', '.join(stage.units)}"
-        )
-
-
 class Objective:
     """One channel's objective under a recipe, for a policy whose log-probs have `unit` and that offers `provides`."""
 
@@ -83,22 +71,24 @@ class Objective:
         self.terms_ = [LossTerm("policy", 1.0, gate, reduce)]
         for p in spec.penalties:
             bound = bind("penalty", p, ignore=("coef", "reduce"))
-            coef = float(p.get("coef", 1.0))
+            coef = number(p.get("coef", 1.0), f"recipe {recipe.slug}: penalty {bound.stage.name!r}: coef")
             if coef != 0:  # a coefficient of 0 costs no reference pass
                 own = bind("reduce", p["reduce"]) if "reduce" in p else reduce
                 self.terms_.append(LossTerm(bound.stage.name, coef, bound, own))
         self._check(f"recipe {recipe.slug}")
 
     def _check(self, where: str) -> None:
-        for bound in self._all():
-            _check_unit(bound, self.unit, where)
-        if self.bounds and self.unit == "element-mean":
-            widest = max((v for v in self.bounds(Table({})).values() if isinstance(v, float)), default=0.0)
-            if widest > WIDEST_ELEMENT_CLIP:
+        names = [t.name for t in self.terms_]
+        for name in names:
+            if names.count(name) > 1:
                 raise UserError(
-                    f"{where}: a clip of {widest:g} never acts on log-probs that are means over elements; "
-                    "use about 1e-4 (recipe option bounds.high)"
+                    f"{where}: penalty {name!r} is there twice; each term has one name, coefficient and count"
                 )
+        for bound in self._all():
+            check_unit(bound, self.unit, where)
+        widths = clip_widths(self.bounds, self.terms_[0].stage, self.unit, where)
+        for bound in self._all():
+            check_options(bound, widths, where)
         for base in self.needs()[""]:
             if base not in self.provides:
                 raise UserError(f"{where}: needs {base}, which this policy does not provide")
@@ -120,7 +110,7 @@ class Objective:
     def scope(self) -> str:
         """What a piece must hold for one pass to be exact: the widest scope among stages of the update."""
         late = [b for b in self.weight if not self._early(b)] + [t.stage for t in self.terms_]
-        return max((b.stage.scope for b in late), key=SCOPES.index)
+        return max((b.scope for b in late), key=SCOPES.index)
 
     def needs(self) -> dict[str, set[str]]:
         """Channels the policy must evaluate, by pass: {"": {...}, "old": {...}, "ref": {...}, "sampler": {...}}."""
@@ -128,9 +118,8 @@ class Objective:
         for bound in self._all():
             for name in bound.needs(self.provides):
                 prefix, base = split_pass(name)
-                if prefix or carries_gradient(name):
-                    if base not in ("adv_nt", "loss_nt"):
-                        out[prefix].add(base)
+                if (prefix or carries_gradient(name)) and base not in ("adv_nt", "loss_nt"):
+                    out[prefix].add(base)
         return out
 
     def needs_before_update(self) -> dict[str, set[str]]:

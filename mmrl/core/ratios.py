@@ -14,10 +14,24 @@ CLAMP = 20.0
 
 
 def masked_difference(logp_nt: Tensor, old_logp_nt: Tensor, mask_nt: Tensor) -> Tensor:
-    """logp - old_logp, 0 where masked or where the behaviour log-prob is not finite. Gradient through logp. [N,T]"""
+    """logp - old_logp, 0 where masked or where the behaviour log-prob is not finite. [N,T]
+
+    Gradient through logp only; old_logp is detached.
+    """
+    old_logp_nt = old_logp_nt.detach()
     use = mask_nt.bool() & torch.isfinite(old_logp_nt)
     zero = torch.zeros_like(logp_nt)
     return torch.where(use, torch.where(use, logp_nt, zero) - torch.where(use, old_logp_nt, zero).to(logp_nt), zero)
+
+
+def factor(adv_nt: Tensor, mask_nt: Tensor) -> Tensor:
+    """An advantage as a gate may use it: detached, 0 where masked, so that a masked NaN is never multiplied. [N,T]"""
+    return torch.where(mask_nt.bool(), adv_nt.detach(), torch.zeros_like(adv_nt))
+
+
+def limit(value: Tensor | float, like: Tensor) -> Tensor:
+    """A clip limit, number or table, in the dtype and on the device of the ratio; detached."""
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
 
 
 def row_mean(x_nt: Tensor, mask_nt: Tensor) -> Tensor:

@@ -84,7 +84,12 @@ def _spec(value: Any, where: str) -> Spec:
     raise UserError(f"{where}: expected a stage name or a mapping with `name`, got {value!r}")
 
 
-def _channel(data: Mapping[str, Any], where: str) -> ChannelSpec:
+def _channel(data: Mapping[str, Any], where: str, known: tuple[str, ...] = CHANNEL_KEYS) -> ChannelSpec:
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where}: expected a mapping with `gate` and `reduce`, got {data!r}")
+    for key in data:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, known)}")
     for key in ("gate", "reduce"):
         if key not in data:
             raise UserError(f"{where}: needs `{key}`")
@@ -98,7 +103,20 @@ def _channel(data: Mapping[str, Any], where: str) -> ChannelSpec:
     )
 
 
-def parse(slug: str, data: Mapping[str, Any], *, unit: str | None = None, options: Mapping[str, Any] | None = None) -> Recipe:
+def _phases(value: Any, channels: Mapping[str, Any], where: str) -> tuple[tuple[str, int], ...]:
+    out = []
+    for item in value or ():
+        if not isinstance(item, (list, tuple)) or len(item) != 2 or not isinstance(item[1], int) or item[1] < 1:
+            raise UserError(f"{where}: expected [channel, steps] pairs with at least 1 step, got {item!r}")
+        if item[0] not in channels and DEFAULT_CHANNEL not in channels:
+            raise UserError(f"{where}: no stages for channel {item[0]!r}{nearest(str(item[0]), channels)}")
+        out.append((str(item[0]), item[1]))
+    return tuple(out)
+
+
+def parse(
+    slug: str, data: Mapping[str, Any], *, unit: str | None = None, options: Mapping[str, Any] | None = None
+) -> Recipe:
     """Mapping -> Recipe. `unit` merges the recipe's own defaults for that unit; `options` are dotted overrides."""
     where = f"recipe {slug}"
     tree: dict[str, Any] = copy.deepcopy(dict(data))
@@ -114,13 +132,18 @@ def parse(slug: str, data: Mapping[str, Any], *, unit: str | None = None, option
     if "advantage" not in tree:
         raise UserError(f"{where}: needs `advantage`")
     if "channels" in tree:
+        for key in CHANNEL_KEYS:
+            if key in tree:
+                raise UserError(f"{where}: `{key}` beside `channels` would be ignored; put it under channels.<name>")
         channels = {n: _channel(c, f"{where}.channels.{n}") for n, c in tree["channels"].items()}
     else:
-        channels = {DEFAULT_CHANNEL: _channel(tree, where)}
+        channels = {DEFAULT_CHANNEL: _channel(tree, where, (*TOP_KEYS, *CHANNEL_KEYS))}
     update = dict(tree.get("update") or {})
     for key in update:
         if key not in ("epochs", "minibatches"):
             raise UserError(f"{where}.update: unknown key {key!r}{nearest(key, ('epochs', 'minibatches'))}")
+        if isinstance(update[key], bool) or not isinstance(update[key], int) or update[key] < 1:
+            raise UserError(f"{where}.update.{key}: must be a whole number of at least 1, got {update[key]!r}")
     for key, valid in (("group", ("relative", "none")), ("experience", ("fresh", "records"))):
         if tree.get(key, valid[0]) not in valid:
             raise UserError(f"{where}.{key}: {tree[key]!r} is not one of {', '.join(valid)}")
@@ -137,7 +160,7 @@ def parse(slug: str, data: Mapping[str, Any], *, unit: str | None = None, option
         notes=tree.get("notes"),
         shape=_specs(tree.get("shape"), f"{where}.shape"),
         select=_specs(tree.get("select"), f"{where}.select"),
-        phases=tuple((str(n), int(k)) for n, k in tree.get("phases") or ()),
+        phases=_phases(tree.get("phases"), channels, f"{where}.phases"),
         units=units,
         epochs=int(update.get("epochs", 1)),
         minibatches=int(update.get("minibatches", 1)),
@@ -149,13 +172,17 @@ def _step_into(node: Any, part: str, dotted: str, where: str) -> Any:
     if isinstance(node, list):  # stages in a list are addressed by their name
         names = [item if isinstance(item, str) else item.get("name") for item in node]
         if part not in names:
-            raise UserError(f"{where}: option {dotted!r}: nothing named {part!r}{nearest(part, [str(n) for n in names])}")
+            raise UserError(
+                f"{where}: option {dotted!r}: nothing named {part!r}{nearest(part, [str(n) for n in names])}"
+            )
         at = names.index(part)
         if isinstance(node[at], str):
             node[at] = {"name": node[at]}
         return node[at]
-    if part not in node:
-        raise UserError(f"{where}: option {dotted!r}: nothing named {part!r}{nearest(part, node)}")
+    if not isinstance(node, dict) or part not in node:
+        raise UserError(
+            f"{where}: option {dotted!r}: nothing named {part!r}{nearest(part, node if isinstance(node, dict) else ())}"
+        )
     if isinstance(node[part], str):
         node[part] = {"name": node[part]}
     return node[part]

@@ -129,8 +129,8 @@ class Bound:
                 values[name] = getattr(table, name)
             elif name in table:
                 values[name] = table[name]
-            elif name in self.stage.instead:
-                values[name] = None  # the closed form stands in; the function checks that one of them is there
+            elif self.stage.instead.get(name) in table.channels:
+                values[name] = None  # the closed form stands in
             elif name in self.stage.required:
                 raise KeyError(f"{self.stage.kind} {self.stage.name!r} needs {name}, which is not in the table")
         return self.stage.fn(**values)

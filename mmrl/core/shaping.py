@@ -35,8 +35,14 @@ def overlong(
 
     max_length: default the sampler's own limit (`limit_n`). cache: default a fifth of it (the paper's 4096 of 20480).
     """
-    if max_length is None and limit_n is None:
+    length_n = length_n.to(as_float(reward_n).dtype)
+    if max_length is not None:
+        top = torch.full_like(length_n, max_length)
+    elif limit_n is not None:
+        top = limit_n.to(length_n.dtype)
+    else:
         raise ValueError("overlong: give max_length, or a table with limit_n")
-    top = as_float(limit_n) if max_length is None else torch.full_like(as_float(length_n), max_length)  # type: ignore[arg-type]
     soft = top / 5 if cache is None else torch.full_like(top, cache)
-    return reward_n + weight * overlong_penalty(length_n=length_n, max_length=top, cache=soft).to(reward_n.dtype)
+    return reward_n.detach() + weight * overlong_penalty(length_n=length_n, max_length=top, cache=soft).to(
+        reward_n.dtype
+    )

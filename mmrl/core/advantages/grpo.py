@@ -54,10 +54,8 @@ def grpo(
 
 
 @stage("advantage", "dr-grpo", scope="group", relative=True)
-def dr_grpo(
-    *, reward_n: Tensor, keys: dict[str, Tensor], key: str = "prompt", singleton: Singleton = "zero"
-) -> Tensor:
-    """A_i = r_i - mean_g: no division by the deviation, which over-weights very easy and very hard prompts. [N], detached."""
+def dr_grpo(*, reward_n: Tensor, keys: dict[str, Tensor], key: str = "prompt", singleton: Singleton = "zero") -> Tensor:
+    """A_i = r_i - mean_g: the deviation would over-weight very easy and very hard prompts. [N], detached."""
     reward_n, groups = rewards_and_groups(reward_n, keys[key])
     return relative(reward_n - groups.mean(reward_n), reward_n, groups, singleton)
 

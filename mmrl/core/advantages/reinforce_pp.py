@@ -13,14 +13,17 @@ WHITEN_EPS = 1e-8  # inside the square root, as published
 
 
 def masked_whiten(x_nt: Tensor, mask_nt: Tensor) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-8) over the masked entries, var unbiased; 0 elsewhere and when fewer than two."""
+    """(x - mean) / sqrt(var + 1e-8) over the masked entries, var unbiased; 0 elsewhere and when fewer than two.
+
+    Summed in float64: where all entries are equal, a rounded mean would come out as an advantage (1e-4 is a low floor).
+    """
     mask = mask_nt.bool()
     n = mask.sum()
     if n < 2:
         return torch.zeros_like(x_nt)
-    kept = torch.where(mask, x_nt, torch.zeros_like(x_nt))
+    kept = torch.where(mask, x_nt, torch.zeros_like(x_nt)).to(torch.float64)
     centred = torch.where(mask, kept - kept.sum() / n, torch.zeros_like(kept))
-    return centred / (centred.square().sum() / (n - 1) + WHITEN_EPS).sqrt()
+    return (centred / (centred.square().sum() / (n - 1) + WHITEN_EPS).sqrt()).to(x_nt.dtype)
 
 
 def _reward_at_last(reward_n: Tensor, mask_nt: Tensor) -> Tensor:
@@ -73,9 +76,7 @@ def reinforce_pp(
 
 
 @stage("advantage", "reinforce-pp-baseline", scope="batch", signal_without_variance=True, relative=True)
-def reinforce_pp_baseline(
-    *, reward_n: Tensor, mask_nt: Tensor, keys: dict[str, Tensor], key: str = "prompt"
-) -> Tensor:
+def reinforce_pp_baseline(*, reward_n: Tensor, mask_nt: Tensor, keys: dict[str, Tensor], key: str = "prompt") -> Tensor:
     """r_i - mean_g on every decision of row i, then whitened over all valid decisions of the batch. [N,T], detached.
 
     Long rows weigh more in the statistics. Signal without variance: the whitening subtracts a mean over decisions, so

@@ -1,4 +1,4 @@
-"""CISPO: the clipped ratio as a detached weight, so every decision keeps its gradient (MiniMax-M1, arXiv 2506.13585)."""
+"""CISPO: the clipped ratio as a detached weight; every decision keeps its gradient (MiniMax-M1, arXiv 2506.13585)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmrl.core.ratios import at_level, clamped, masked_difference
+from mmrl.core.ratios import at_level, clamped, factor, limit, masked_difference
 from mmrl.core.registry import stage
 
 
@@ -40,16 +40,18 @@ def cispo(
     ratio = clamped(diff).exp()
     if bound not in ("offset", "cap"):
         raise ValueError(f"bound must be 'offset' or 'cap', got {bound!r}")
-    high = torch.as_tensor(1 + eps_high_nt if bound == "offset" else eps_high_nt).to(ratio)
+    if bound == "cap" and not isinstance(eps_high_nt, Tensor) and eps_high_nt < 1:
+        raise ValueError(f"with bound 'cap' the high width is the largest ratio itself, at least 1; got {eps_high_nt}")
+    high = limit(1 + eps_high_nt if bound == "offset" else eps_high_nt, ratio)
     weight = torch.minimum(ratio, high)
     clip_low = torch.zeros_like(ratio)
     if eps_low_nt is not None:
-        low = torch.as_tensor(1 - eps_low_nt if bound == "offset" else eps_low_nt).to(ratio)
+        low = limit(1 - eps_low_nt if bound == "offset" else eps_low_nt, ratio)
         weight = torch.maximum(weight, low)
         clip_low = (ratio < low).to(ratio.dtype)
     logp = torch.where(mask, logp_nt, torch.zeros_like(logp_nt))
     return {
-        "loss_nt": -weight * adv_nt * logp,
+        "loss_nt": -weight * factor(adv_nt, mask_nt) * logp,
         "ratio_nt": ratio,
         "clip_low_nt": clip_low,
         "clip_high_nt": (ratio > high).to(ratio.dtype),

@@ -7,13 +7,15 @@ from typing import Literal
 from torch import Tensor
 
 from mmrl.core.gates.ppo_clip import clipped_surrogate
-from mmrl.core.ratios import CLAMP, at_level, clamped, masked_difference
+from mmrl.core.ratios import CLAMP, at_level, clamped, factor, masked_difference
 from mmrl.core.registry import stage
 
 LOG_RATIO_CAP = 10.0
 
 
-@stage("gate", "gspo", scope="row", units=("decision", "row"), unit_reason="a mean over steps of mean log-probs is tiny")
+@stage(
+    "gate", "gspo", scope="row", units=("decision", "row"), unit_reason="a mean over steps of mean log-probs is tiny"
+)
 def gspo(
     *,
     logp_nt: Tensor,
@@ -42,4 +44,4 @@ def gspo(
     elif form != "sequence":
         raise ValueError(f"form must be 'token' or 'sequence', got {form!r}")
     s_nt = clamped(log_s, -CLAMP, LOG_RATIO_CAP).exp()
-    return clipped_surrogate(s_nt, adv_nt, eps_low_nt, eps_high_nt, dual_clip=dual_clip)
+    return clipped_surrogate(s_nt, factor(adv_nt, mask_nt), eps_low_nt, eps_high_nt, dual_clip=dual_clip)

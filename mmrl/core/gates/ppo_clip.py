@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrl.core.ratios import at_level, clamped, masked_difference
+from mmrl.core.ratios import at_level, clamped, factor, limit, masked_difference
 from mmrl.core.registry import stage
 
 
@@ -19,9 +19,9 @@ def clipped_surrogate(
     delta: float | None = None,
 ) -> dict[str, Tensor]:
     """-min(rho A, clip(rho, 1-low, 1+high) A) and which decisions were clipped. All [N,T]."""
-    low, high = 1 - eps_low_nt, 1 + eps_high_nt
+    low, high = limit(1 - eps_low_nt, ratio_nt), limit(1 + eps_high_nt, ratio_nt)
     free = ratio_nt if delta is None else ratio_nt.clamp(max=delta)
-    inside = torch.maximum(torch.minimum(ratio_nt, torch.as_tensor(high).to(ratio_nt)), torch.as_tensor(low).to(ratio_nt))
+    inside = torch.maximum(torch.minimum(ratio_nt, high), low)
     loss = -torch.minimum(free * adv_nt, inside * adv_nt)
     if dual_clip is not None:
         if dual_clip <= 1:
@@ -58,11 +58,12 @@ def ppo_clip(
     """loss = -min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), rho = exp(logp - old_logp). All [N,T].
 
     Detached: old_logp, A, the widths. Widths are numbers or [N,T] tables. dual_clip c (verl: 3): where A < 0 the loss
-    is at most -c A. delta (TRL): rho is capped at delta in the unclipped branch. level: decision | segment:<name> | row.
-    Gradient is zero where A > 0 and rho > 1 + eps_high, or A < 0 and rho < 1 - eps_low.
+    is at most -c A. delta (TRL): rho is capped at delta in the unclipped branch. level: decision, row or
+    segment:<name>. Gradient is zero where A > 0 and rho > 1 + eps_high, or A < 0 and rho < 1 - eps_low.
     Reduces to: REINFORCE's gradient at rho = 1.
     """
     log_ratio = at_level(masked_difference(logp_nt, old_logp_nt, mask_nt), mask_nt, level, segments)
+    adv_nt = factor(adv_nt, mask_nt)
     return clipped_surrogate(
         clamped(log_ratio).exp(), adv_nt, eps_low_nt, eps_high_nt, dual_clip=dual_clip, delta=delta
     )

@@ -14,7 +14,12 @@ Estimator = Literal["k1", "k2", "k3", "k3+"]
 
 
 def kl_estimate(
-    *, logp_nt: Tensor, ref_logp_nt: Tensor, mask_nt: Tensor, estimator: Estimator = "k3", max_value: float | None = None
+    *,
+    logp_nt: Tensor,
+    ref_logp_nt: Tensor,
+    mask_nt: Tensor,
+    estimator: Estimator = "k3",
+    max_value: float | None = None,
 ) -> Tensor:
     """Per-decision estimate, 0 where masked. [N,T], gradient through logp.
 

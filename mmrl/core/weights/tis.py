@@ -10,5 +10,5 @@ from mmrl.core.registry import stage
 
 @stage("weight", "tis")
 def tis(*, old_logp_nt: Tensor, sampler_logp_nt: Tensor, mask_nt: Tensor, cap: float = 2.0) -> Tensor:
-    """sg[min(exp(old_logp - sampler_logp), cap)]. [N,T], detached. 1 where masked or the sampler's value is not finite."""
+    """sg[min(exp(old_logp - sampler_logp), cap)]. [N,T], detached. 1 where masked or not finite in the sampler."""
     return clamped(masked_difference(old_logp_nt.detach(), sampler_logp_nt, mask_nt)).exp().clamp(max=cap)

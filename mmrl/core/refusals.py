@@ -1,0 +1,64 @@
+"""What an objective refuses before any weight is loaded: unfit units, options that would be ignored or fail."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+
+from mmrl.core.probe import probe
+from mmrl.core.registry import Bound
+from mmrl.core.table import Table
+from mmrl.errors import UserError
+
+#: A clip width above this on a mean over elements never clips: log-probs there are means, ratios stay within 1e-3 of 1.
+WIDEST_ELEMENT_CLIP = 0.02
+WIDTHS = ("eps_low_nt", "eps_high_nt")
+
+
+def number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"{where} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def check_unit(bound: Bound, unit: str, where: str) -> None:
+    stage = bound.stage
+    if unit not in stage.units:
+        reason = f": {stage.unit_reason}" if stage.unit_reason else ""
+        raise UserError(
+            f"{where}: {stage.kind} {stage.name!r} does not fit log-probabilities per {unit}{reason}; "
+            f"it accepts {', '.join(stage.units)}"
+        )
+
+
+def check_options(bound: Bound, widths: dict[str, Any], where: str) -> None:
+    """Option values, by a dry call on two rows."""
+    complaint = probe(bound, widths if bound.stage.kind == "gate" else {})
+    if complaint is not None:
+        options = ", ".join(f"{k}={v!r}" for k, v in bound.options.items()) or "its defaults"
+        raise UserError(f"{where}: {bound.stage.kind} {bound.stage.name!r} refuses {options}: {complaint}")
+
+
+def clip_widths(bounds: Bound | None, gate: Bound, unit: str, where: str) -> dict[str, Any]:
+    """The widths that the gate will use, as far as they are known without data. Raises where one would be ignored."""
+    taken = {n: p.default for n, p in inspect.signature(gate.stage.fn).parameters.items() if n in WIDTHS}
+    if bounds is not None and not taken:
+        raise UserError(f"{where}: gate {gate.stage.name!r} has no clip, so `bounds` would be ignored; remove it")
+    given: dict[str, Any] = {}
+    if bounds is not None and not bounds.stage.required:
+        given = bounds(Table({}))
+    for name, value in given.items():
+        if value is None and taken.get(name) is not None:
+            option = "low" if name == "eps_low_nt" else "high"
+            raise UserError(f"{where}: gate {gate.stage.name!r} always has this bound; give bounds.{option} a number")
+    known = {**(taken if bounds is None or given else {}), **given}
+    numbers = [float(v) for v in known.values() if isinstance(v, (int, float))]
+    if unit == "element-mean" and max(numbers, default=0.0) > WIDEST_ELEMENT_CLIP:
+        raise UserError(
+            f"{where}: a clip of {max(numbers):g} never acts on log-probs that are means over elements; "
+            "use about 1e-4 (recipe option bounds.high)"
+        )
+    return {k: v for k, v in given.items() if v is not None and not isinstance(v, torch.Tensor)}

@@ -1,0 +1,374 @@
+"""For each stage, the plainer thing it reduces to. One function a stage, on the common batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from core_world import (
+    KEY,
+    NO_REWARD,
+    Case,
+    N,
+    T,
+    assert_same,
+    drop,
+    loss_and_gradients,
+    main_output,
+    outputs,
+    pass_gradients,
+)
+
+from mmrl.core.groups import Groups
+from mmrl.core.reductions import reduce_loss
+from mmrl.core.registry import bind
+from mmrl.core.table import Table
+
+Relation = Callable[[Case, torch.dtype], None]
+RELATIONS: dict[tuple[str, str], Relation] = {}
+
+
+def of(kind: str, name: str) -> Callable[[Relation], Relation]:
+    def register(fn: Relation) -> Relation:
+        RELATIONS[kind, name] = fn
+        return fn
+
+    return register
+
+
+def ratio_at(case: Case, table: Table, default: str = "decision") -> torch.Tensor:
+    """The ratio by loops: of the decision, or the geometric mean over its row or its segment of the row."""
+    level = str(case.options.get("level", default))
+    mask, diff = table["mask_nt"], (table["logp_nt"] - table["old_logp_nt"]).tolist()
+    step = table.segments["step"].tolist()
+    out = torch.ones(N, T, dtype=table["logp_nt"].dtype)
+    for i in range(N):
+        for t in range(T):
+            if not mask[i, t]:
+                continue
+            valid = [u for u in range(T) if mask[i, u]]
+            same = {"decision": [t], "row": valid, "segment:step": [u for u in valid if step[i][u] == step[i][t]]}
+            out[i, t] = math.exp(sum(diff[i][u] for u in same[level]) / len(same[level]))
+    return out
+
+
+MANY = torch.tensor([KEY.count(k) > 1 for k in KEY])  # rows that are not alone in their group
+
+
+@of("shape", "overlong")
+def _overlong(case: Case, dtype: torch.dtype) -> None:
+    """Weight 0: the identity. Short rows are untouched, longest rows lose the whole weight, none gains."""
+    table = case.table(dtype)
+    assert_same(main_output(case.but(weight=0.0), table), table["reward_n"], dtype)
+    long = table.updated({"length_n": torch.full((N,), 99)})
+    weight = float(case.options.get("weight", 1.0))
+    assert_same(main_output(case, long), table["reward_n"] - weight, dtype)
+    short = table.updated({"length_n": torch.ones(N, dtype=torch.long)})
+    assert_same(main_output(case, short), table["reward_n"], dtype)
+    lost = [
+        float((main_output(case, table.updated({"length_n": torch.full((N,), length)})) - table["reward_n"])[0])
+        for length in range(1, 9)
+    ]
+    assert all(a >= b - 1e-6 for a, b in zip(lost, lost[1:]))
+
+
+@of("advantage", "constant")
+def _constant(case: Case, dtype: torch.dtype) -> None:
+    """The supervised loss itself, times the value."""
+    adv = main_output(case, case.table(dtype))
+    assert (adv == float(case.options.get("value", 1.0))).all() and adv.shape == (N,)
+
+
+@of("advantage", "raw")
+def _raw(case: Case, dtype: torch.dtype) -> None:
+    table = case.table(dtype)
+    assert_same(main_output(case, table), table["reward_n"].nan_to_num(nan=0.0), dtype)
+
+
+@of("advantage", "grpo")
+def _grpo(case: Case, dtype: torch.dtype) -> None:
+    """Without eps: Dr.GRPO over the deviation. Sum 0 in each group; unchanged by r -> 3 r + 2; deviation 1."""
+    table, key = case.table(dtype), torch.tensor(KEY)
+    plain = bind("advantage", "dr-grpo")(table)
+    groups = Groups(key, torch.isfinite(table["reward_n"]))
+    std = groups.std(table["reward_n"].nan_to_num(), ddof=int(case.options.get("ddof", 1)))
+    got = main_output(case.but(eps=0.0), table)
+    assert_same((got * std)[MANY], plain[MANY], dtype)
+    assert_same(groups.sum(got)[MANY], torch.zeros(int(MANY.sum()), dtype=dtype), dtype)
+    moved = table.updated({"reward_n": 3 * table["reward_n"] + 2})
+    torch.testing.assert_close(main_output(case.but(eps=0.0), moved)[MANY], got[MANY], rtol=1e-4, atol=1e-4)
+    wide = main_output(case.but(eps=1e3), table)
+    assert (wide[MANY].abs() < 0.01).all(), "eps is in the denominator"
+
+
+@of("advantage", "dr-grpo")
+def _dr_grpo(case: Case, dtype: torch.dtype) -> None:
+    """Differences inside a group are those of the rewards; sum 0."""
+    table = case.table(dtype)
+    adv, reward = main_output(case, table), table["reward_n"]
+    for key in set(KEY) - {KEY[4]}:
+        rows = [i for i in range(N) if KEY[i] == key and i != NO_REWARD]
+        assert_same(adv[rows] - adv[rows[0]], reward[rows] - reward[rows[0]], dtype)
+        assert_same(adv[rows].sum(), torch.zeros((), dtype=dtype), dtype)
+
+
+@of("advantage", "batch-std")
+def _batch_std(case: Case, dtype: torch.dtype) -> None:
+    """One group: GRPO. Several: Dr.GRPO times one common factor."""
+    table = case.table(dtype)
+    one = table.updated({})
+    one.keys = {"prompt": torch.zeros(N, dtype=torch.long)}
+    grpo = bind("advantage", {"name": "grpo", **case.options})
+    assert_same(main_output(case, one), grpo(one), dtype)
+    plain, got = bind("advantage", "dr-grpo")(table), main_output(case, table)
+    factor = got[0] / plain[0]
+    assert_same(got, plain * factor, dtype)
+    valid = table["reward_n"][torch.isfinite(table["reward_n"])]
+    std = valid.std(correction=int(case.options.get("ddof", 1)))
+    assert_same(factor, 1 / (std + float(case.options.get("eps", 1e-6))), dtype)
+
+
+@of("advantage", "rloo")
+def _rloo(case: Case, dtype: torch.dtype) -> None:
+    """Dr.GRPO times G / (G - 1), G the rewarded rows of the group; the reward minus the mean of the others."""
+    table, key = case.table(dtype), torch.tensor(KEY)
+    size = Groups(key, torch.isfinite(table["reward_n"])).count()
+    plain = bind("advantage", "dr-grpo")(table)
+    got = main_output(case, table)
+    several = size > 1
+    assert_same(got[several], (plain * size / (size - 1))[several], dtype)
+
+
+@of("advantage", "reinforce-pp")
+def _reinforce_pp(case: Case, dtype: torch.dtype) -> None:
+    """gamma 1, no KL: the rewards broadcast, then whitened over decisions. gamma 0: only the last decision is paid."""
+    table = case.table(dtype)
+    mask, reward = table["mask_nt"], table["reward_n"]
+    use = mask & torch.isfinite(reward)[:, None]
+    broadcast = reward[:, None].expand(N, T)[use]
+    expected = torch.zeros(N, T, dtype=dtype)
+    expected[use] = (broadcast - broadcast.mean()) / broadcast.std()
+    got = main_output(case.but(gamma=1.0, beta_kl=0.0), table)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert abs(float(main_output(case, table)[use].mean())) < 1e-6
+    assert abs(float(main_output(case, table)[use].std()) - 1) < 1e-5
+    last = main_output(case.but(gamma=0.0, beta_kl=0.0), table)
+    assert len(last[3, :5].unique()) == 1 and last[3, 5] != last[3, 0]
+
+
+@of("advantage", "reinforce-pp-baseline")
+def _reinforce_pp_baseline(case: Case, dtype: torch.dtype) -> None:
+    """Equal lengths: batch-std with the deviation of the centred rewards, up to (NT - 1) / (NT - T) in the variance."""
+    table = case.table(dtype)
+    even = table.updated({"mask_nt": torch.ones(N, T, dtype=torch.bool)})
+    plain = bind("advantage", "dr-grpo")(even)
+    use = torch.isfinite(table["reward_n"])
+    n = int(use.sum())
+    std = (plain[use].square().sum() * T / (n * T - 1)).sqrt()
+    torch.testing.assert_close(
+        main_output(case, even)[use], (plain / std)[use, None].expand(n, T), rtol=1e-5, atol=1e-5
+    )
+    got = main_output(case, table)[table["mask_nt"] & use[:, None]]
+    assert abs(float(got.mean())) < 1e-6 and abs(float(got.std()) - 1) < 1e-5
+
+
+@of("select", "zero-variance")
+def _zero_variance(case: Case, dtype: torch.dtype) -> None:
+    """False exactly where a group has one level in EVERY weighted component; weight 0 does not count."""
+    table = case.table(dtype)
+    keep = main_output(case, table)
+    dropped = {KEY[i] for i in range(N) if not keep[i]}
+    assert dropped == {0, 20}, "the group of one and the flat group"
+    first = table["reward_nk"].clone()
+    first[:, 0] = 0.0
+    ignored = table.updated({"weight_k": torch.tensor([0.0, 0.5], dtype=dtype)})
+    assert torch.equal(main_output(case, table.updated({"reward_nk": first})), main_output(case, ignored))
+    absent = table["reward_nk"].clone()  # row 10 of the group has no reward; the other two agree
+    absent[7] = absent[12] = torch.tensor([0.4, 1.0])
+    assert main_output(case, table.updated({"reward_nk": absent}))[[7, 10, 12]].tolist() == [False] * 3
+    opposed = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=dtype)  # the weighted sums are equal, the parts are not
+    even = table["reward_nk"].clone()
+    even[13:15] = opposed
+    assert main_output(case, table.updated({"reward_nk": even}))[13:15].all()
+
+
+@of("weight", "tis")
+def _tis(case: Case, dtype: torch.dtype) -> None:
+    """Same sampler and trainer: 1. Never above the cap; exp of the gap below it."""
+    table = case.table(dtype)
+    same = table.updated({"sampler_logp_nt": table["old_logp_nt"].clone()})
+    assert_same(main_output(case, same), torch.ones(N, T, dtype=dtype), dtype)
+    cap, mask = float(case.options.get("cap", 2.0)), table["mask_nt"]
+    gap = (table["old_logp_nt"] - table["sampler_logp_nt"]).exp()
+    assert_same(main_output(case, table)[mask], gap.clamp(max=cap)[mask], dtype)
+    assert (gap[mask] > cap).any()
+
+
+@of("bounds", "constant")
+def _bounds(case: Case, dtype: torch.dtype) -> None:
+    got = outputs(case, case.table(dtype))
+    expected = {"low": 0.2, "high": 0.2, **case.options}
+    assert got == {"eps_low_nt": expected["low"], "eps_high_nt": expected["high"]}
+
+
+@of("gate", "ppo-clip")
+def _ppo_clip(case: Case, dtype: torch.dtype) -> None:
+    """Without widths and caps: -ratio * A. With them the loss is never below that, and equal inside the widths."""
+    table = case.table(dtype)
+    mask = table["mask_nt"]
+    wide = case.but(dual_clip=None, delta=None)
+    open_ = table.updated({"eps_low_nt": 1.0, "eps_high_nt": 1e9})
+    ratio = outputs(wide, open_)["ratio_nt"]
+    free = -ratio * table["adv_nt"]
+    assert_same(main_output(wide, open_)[mask], free[mask], dtype)
+    if case.reads("eps_high_nt") and not case.options.get("dual_clip") and not case.options.get("delta"):
+        got = main_output(case, table)
+        low, high = 1 - table["eps_low_nt"], 1 + table["eps_high_nt"]
+        inside = mask & (ratio > low) & (ratio < high)
+        assert inside.any() and (mask & ~inside).any()
+        assert_same(got[inside], free[inside], dtype)
+        assert (got[mask] >= free[mask] - 1e-6).all()
+    if case.options.get("dual_clip"):
+        far = table.updated({"logp_nt": table["old_logp_nt"] + 3.0, "adv_nt": -table["adv_nt"].abs()})
+        bound = float(case.options["dual_clip"]) * table["adv_nt"].abs()  # type: ignore[arg-type]
+        assert_same(main_output(case, far)[mask], bound[mask], dtype)
+    assert_same(ratio[mask], ratio_at(case, table)[mask], dtype)
+
+
+@of("gate", "gspo")
+def _gspo(case: Case, dtype: torch.dtype) -> None:
+    """Rows of one decision: PPO clip. Both forms have one gradient when A is constant on the row."""
+    table = case.table(dtype)
+    single = table.updated({"mask_nt": table["mask_nt"] & (torch.arange(T) == 0)})
+    options = {k: v for k, v in case.options.items() if k == "dual_clip"}
+    widths = {} if case.reads("eps_high_nt") else {"eps_low_nt": 3e-4, "eps_high_nt": 4e-4}
+    ppo, one = Case("gate", "ppo-clip", options), single.updated(widths)
+    loss, grads = loss_and_gradients(case, one if case.reads("eps_high_nt") else drop(one, *widths))
+    expected, expected_grads = loss_and_gradients(ppo, one)
+    assert_same(loss, expected, dtype)
+    assert_same(grads["logp_nt"], expected_grads["logp_nt"], dtype)
+    flat = table.updated({"adv_nt": table["adv_nt"][:, :1].repeat(1, T)})
+    if case.reads("eps_high_nt"):
+        flat = flat.updated({k: table[k][:, :1].repeat(1, T) for k in ("eps_low_nt", "eps_high_nt")})
+    if case.options.get("level", "row") == "row":
+        token, sequence = (
+            loss_and_gradients(case.but(form=f), flat, "seq-mean-token-mean") for f in ("token", "sequence")
+        )
+        assert_same(token[0], sequence[0], dtype)
+        assert_same(token[1]["logp_nt"], sequence[1]["logp_nt"], dtype)
+    mask = table["mask_nt"]
+    assert_same(outputs(case, flat)["ratio_nt"][mask], ratio_at(case, table, "row")[mask], dtype)
+    assert (pass_gradients(case, flat)["logp_nt"] != 0).any()
+
+
+@of("gate", "cispo")
+def _cispo(case: Case, dtype: torch.dtype) -> None:
+    """Widths that never bind: the gradient of ratio * A. Widths 0 (cap 1): REINFORCE. Ratios clipped, never dropped."""
+    table = case.table(dtype)
+    cap = case.options.get("bound") == "cap"
+    level = {"level": case.options.get("level", "decision")}
+    open_ = drop(table.updated({"eps_high_nt": 1e9}), "eps_low_nt")
+    grad = loss_and_gradients(case, open_)[1]["logp_nt"]
+    mask = table["mask_nt"]
+    ratio = outputs(case, open_)["ratio_nt"]
+    assert_same(ratio[mask], ratio_at(case, table)[mask], dtype)
+    expected = torch.where(mask, -ratio * table["adv_nt"] / mask.sum(), torch.zeros_like(ratio))
+    assert_same(grad, expected, dtype)
+    if level["level"] == "decision":
+        ppo = Case("gate", "ppo-clip", level)
+        ratio_grad = loss_and_gradients(ppo, open_.updated({"eps_low_nt": 1.0}))[1]["logp_nt"]
+        assert_same(grad, ratio_grad, dtype)
+    one = 1.0 if cap else 0.0
+    tight = table.updated({"eps_low_nt": one, "eps_high_nt": one})
+    assert_same(
+        loss_and_gradients(case, tight)[1]["logp_nt"],
+        loss_and_gradients(Case("gate", "reinforce"), table)[1]["logp_nt"],
+        dtype,
+    )
+    above = table.updated({"logp_nt": table["old_logp_nt"] + 3.0, "eps_high_nt": 1.5 if cap else 0.5})
+    grad = loss_and_gradients(case, above)[1]["logp_nt"]
+    assert_same(grad, torch.where(mask, -1.5 * table["adv_nt"] / mask.sum(), torch.zeros_like(grad)), dtype)
+
+
+@of("gate", "reinforce")
+def _reinforce(case: Case, dtype: torch.dtype) -> None:
+    """A = 1: the negative log-likelihood."""
+    table = case.table(dtype)
+    ones = table.updated({"adv_nt": torch.ones(N, T, dtype=dtype)})
+    mask = table["mask_nt"]
+    assert_same(main_output(case, ones)[mask], -table["logp_nt"][mask], dtype)
+    assert_same(main_output(case, table)[mask], (-table["adv_nt"] * table["logp_nt"])[mask], dtype)
+
+
+@of("gate", "supervised")
+def _supervised(case: Case, dtype: torch.dtype) -> None:
+    table = case.table(dtype)
+    ones = table.updated({"adv_nt": torch.ones(N, T, dtype=dtype)})
+    mask = table["mask_nt"]
+    assert_same(main_output(case, ones)[mask], table["supervised_nt"][mask], dtype)
+    assert_same(main_output(case, table)[mask], (table["adv_nt"] * table["supervised_nt"])[mask], dtype)
+
+
+@of("penalty", "entropy")
+def _entropy(case: Case, dtype: torch.dtype) -> None:
+    table = case.table(dtype)
+    assert_same(main_output(case, table)[table["mask_nt"]], -table["entropy_nt"][table["mask_nt"]], dtype)
+
+
+@of("penalty", "kl")
+def _kl(case: Case, dtype: torch.dtype) -> None:
+    """Same policy: 0 with zero gradient (k2, k3). Never negative. On-policy, correction changes no value."""
+    table = case.table(dtype)
+    mask, estimator = table["mask_nt"], case.options.get("estimator", "k3")
+    on_policy = table.updated({"old_logp_nt": table["logp_nt"].clone()})
+    plain = main_output(case.but(off_policy=False), on_policy)
+    assert_same(main_output(case.but(off_policy=True), on_policy), plain, dtype)
+    rho = torch.where(mask, (table["logp_nt"] - table["old_logp_nt"]).exp(), torch.ones(N, T, dtype=dtype))
+    assert_same(main_output(case.but(off_policy=True), table), plain * rho, dtype)
+    if case.reads("kl_nt"):
+        assert_same(plain[mask], table["kl_nt"][mask], dtype)
+        return
+    d = table["ref_logp_nt"] - table["logp_nt"]
+    value = {"k1": -d, "k2": d.square() / 2, "k3": d.exp() - d - 1, "k3+": d.exp() - d - 1}[str(estimator)]
+    slope = {"k1": torch.ones_like(d), "k2": -d, "k3": 1 - d.exp(), "k3+": -d}[str(estimator)]
+    free = case.but(max_value=None, off_policy=False)
+    torch.testing.assert_close(main_output(free, table)[mask], value[mask], rtol=1e-4, atol=1e-6)
+    grad = pass_gradients(free, table)["logp_nt"] * mask.sum()
+    torch.testing.assert_close(grad[mask], slope[mask], rtol=1e-4, atol=1e-5)
+    same = table.updated({"ref_logp_nt": table["logp_nt"].clone()})
+    assert (main_output(case, same)[mask] == 0).all()
+    if estimator != "k1":
+        assert (main_output(case, table)[mask] > 0).all()
+        assert (pass_gradients(case, same)["logp_nt"] == 0).all()
+    if case.options.get("max_value"):
+        assert main_output(case, table).max() == torch.tensor(0.02, dtype=dtype)
+
+
+@of("reduce", "token-mean")
+@of("reduce", "seq-mean-token-mean")
+@of("reduce", "token-mean-local")
+@of("reduce", "seq-mean-token-sum")
+@of("reduce", "seq-mean-token-sum-norm")
+def _reductions(case: Case, dtype: torch.dtype) -> None:
+    """Rows of equal length L: every mean is the mean over decisions, sums are L times it; one [N,T] of ones gives 1."""
+    table = case.table(dtype)
+    even = table.updated({"mask_nt": torch.ones(N, T, dtype=torch.bool), "part_n": torch.arange(N) // 5})
+    loss = table["adv_nt"]
+    factor = {"seq-mean-token-sum": T, "seq-mean-token-sum-norm": T / float(case.options.get("length", T))}  # type: ignore[arg-type]
+    assert_same(reduce_loss(loss, case.bound()(even)), loss.mean() * factor.get(case.name, 1.0), dtype)
+    ones = torch.ones(N, T, dtype=dtype)
+    rows = int((table["mask_nt"].sum(1) > 0).sum())
+    expected = {
+        "token-mean": 1.0,
+        "token-mean-local": 1.0,
+        "seq-mean-token-mean": rows / N if case.options.get("rows") == "all" else 1.0,
+        "seq-mean-token-sum": int(table["mask_nt"].sum()) / (N if case.options.get("rows") == "all" else rows),
+        "seq-mean-token-sum-norm": int(table["mask_nt"].sum()) / (N * float(case.options.get("length", T))),  # type: ignore[arg-type]
+    }[case.name]
+    assert_same(reduce_loss(ones, case.bound()(table)), torch.tensor(expected, dtype=dtype), dtype)
+    nothing = table.updated({"mask_nt": torch.zeros(N, T, dtype=torch.bool)})
+    leaf = (loss * torch.nan).requires_grad_()
+    empty = reduce_loss(leaf, case.bound()(nothing))
+    (grad,) = torch.autograd.grad(empty, [leaf])
+    assert empty == 0 and (grad == 0).all(), "nothing valid: loss 0 with a valid graph"
