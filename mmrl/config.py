@@ -108,7 +108,7 @@ class Config(Section):
     family: str
     recipe: str
     recipe_options: dict[str, Any] = Field(
-        default_factory=dict, description="dotted overrides of the recipe, e.g. gate.eps_low: 0.1"
+        default_factory=dict, description="dotted overrides of the recipe, e.g. bounds.low: 0.1"
     )
     seed: int = 0
     out: str = "runs/run"

@@ -102,7 +102,7 @@ def check(config: Config, *, where: str = "config") -> None:
 
 
 def flat_options(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{gate: {eps_low: 0.1}}` -> `{"gate.eps_low": 0.1}`. A mapping with `name` is a whole stage: one value."""
+    """`{bounds: {low: 0.1}}` -> `{"bounds.low": 0.1}`. A mapping with `name` is a whole stage: one value."""
     out: dict[str, Any] = {}
     for key, value in options.items():
         path = f"{prefix}{key}"

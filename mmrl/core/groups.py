@@ -17,14 +17,27 @@ def as_float(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def _dense(key_n: Tensor) -> tuple[Tensor, int]:
+    """Keys as small numbers from 0, and how many numbers there are (some may be unused).
+
+    Keys that already lie close together, as trainers number them, need no sort: that is most of the cost.
+    """
+    if key_n.numel() == 0:
+        return key_n.long(), 0
+    low, high = int(key_n.min()), int(key_n.max())
+    if high - low < 4 * key_n.numel():
+        return key_n.long() - low, high - low + 1
+    uniques, index_n = torch.unique(key_n, return_inverse=True)
+    return index_n, int(uniques.numel())
+
+
 class Groups:
     """Rows that share a key. Rows where `valid_n` is False belong to a group but leave every statistic."""
 
     def __init__(self, key_n: Tensor, valid_n: Tensor | None = None) -> None:
         if key_n.dim() != 1 or key_n.dtype.is_floating_point:
             raise ValueError(f"a key is int64 [N]; got {key_n.dtype} {list(key_n.shape)}")
-        uniques, self.index_n = torch.unique(key_n, return_inverse=True)
-        self.n_groups = int(uniques.numel())
+        self.index_n, self.n_groups = _dense(key_n)
         self.valid_n = torch.ones_like(key_n, dtype=torch.bool) if valid_n is None else valid_n.bool()
         self._size_s = self._sum_s(self.valid_n.to(torch.float64))
 

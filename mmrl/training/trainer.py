@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmrl.config import Config
+from mmrl.core.groups import Groups
 from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe
 from mmrl.core.streams import Streams
@@ -202,7 +203,8 @@ class Trainer:
         table = self._passes(objective, rollouts, table_of(scored, channel), channel, n_updates)
         table = objective.prepare(table)
         if not objective.signal_without_variance:  # zero variance silences the relative term, whatever the method
-            quiet = torch.where(flat[:, None], torch.zeros_like(table["adv_nt"]), table["adv_nt"])
+            silent = flat & self._shaped_alike(table)
+            quiet = torch.where(silent[:, None], torch.zeros_like(table["adv_nt"]), table["adv_nt"])
             table = table.updated({"adv_nt": quiet})
         keep = table["keep_n"] & self.selector.keep_rows(table)
         if self.zero_variance == "drop":
@@ -219,6 +221,12 @@ class Trainer:
         )
         self.policy.release(rollouts)
         return log.values(self.optimisers[channel].lr, self.counters.skipped_updates)
+
+    @staticmethod
+    def _shaped_alike(table: Table) -> Tensor:
+        """Rows of groups of at least two whose shaped rewards (overlong penalty included) are equal too. bool [N]"""
+        groups = Groups(table.keys["prompt"])
+        return groups.flat(table["reward_n"]) & (groups.count() > 1)
 
     def _passes(self, objective: Objective, rollouts: Rollouts, table: Table, channel: str, n_updates: int) -> Table:
         """The old pass (several updates, or a stage that asks for it before the update) and the reference pass."""
