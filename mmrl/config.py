@@ -6,10 +6,11 @@ models (`mmrl.families`). Reading, merging and error messages are in `mmrl.confi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 ZeroVariance = Literal["keep", "mask", "drop", "resample"]
 
 
@@ -31,7 +32,7 @@ class Rewards(Section):
         "stop", description="a reward that raises or returns NaN: stop, or skip the record"
     )
     timeout_s: float | None = Field(None, gt=0)
-    workers: int = Field(0, ge=0, description="0 = in this process")
+    workers: int = Field(0, ge=0, le=1024, description="0 = in this process")
     cache: bool = False
 
 
@@ -52,7 +53,9 @@ class Train(Section):
     zero_variance: ZeroVariance | None = Field(
         None, description="groups whose rewards are all equal; default from the recipe (dapo: resample), else keep"
     )
-    resample_rounds: int = Field(4, ge=1, description="most refills of one step when zero_variance is resample")
+    resample_rounds: int = Field(
+        4, ge=1, le=1000, description="most refills of one step when zero_variance is resample"
+    )
     two_pass: Literal["auto", "always"] = "auto"
     ratio_tolerance: float = Field(1e-3, gt=0, description="first-update check: largest |ratio - 1| without a warning")
     max_bad_steps: int = Field(5, ge=1, description="non-finite steps in a row before the run stops")
@@ -69,7 +72,7 @@ class Selection(Section):
 class Optimiser(Section):
     kind: Literal["adamw", "adamw8bit"] = "adamw"
     lr: float = Field(1e-5, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     warmup: int = Field(0, ge=0, description="optimiser steps")
@@ -110,10 +113,10 @@ class Config(Section):
     recipe_options: dict[str, Any] = Field(
         default_factory=dict, description="dotted overrides of the recipe, e.g. bounds.low: 0.1"
     )
-    seed: int = 0
-    out: str = "runs/run"
+    seed: int = Field(0, ge=0, lt=2**63)
+    out: str = Field("runs/run", min_length=1)
     device: str = "auto"
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
     plugins: list[str] = Field(default_factory=list)
     model: Any = None  # the family's Model
     sampling: Any = None  # the family's Sampling

@@ -23,6 +23,8 @@ from mmrl.paths import find_config
 FAMILY_SECTIONS = {"model": "Model", "sampling": "Sampling", "inputs": "Inputs"}
 #: `digits:train` and the like: an embedded data set, not a file.
 EMBEDDED = re.compile(r"[a-z][a-z0-9_]*:[^/\\]+")
+#: Rollouts of one step live in memory together.
+MAX_ROWS = 1_000_000
 #: Keys below which everything belongs to one dictionary with dotted keys.
 FLAT = ("recipe_options",)
 PATH_KEYS = ("data.train", "data.eval", "model.path")
@@ -92,6 +94,12 @@ def check(config: Config, *, where: str = "config") -> None:
         raise UserError(
             f"{where}: train.group: {config.train.group} sample per prompt cannot be compared with anything, "
             f"and recipe {config.recipe!r} is group-relative; set train.group to 2 or more"
+        )
+    rows = config.train.prompts * config.train.group
+    if rows > MAX_ROWS:
+        raise UserError(
+            f"{where}: train.prompts x train.group: {rows} rollouts in one step are more than {MAX_ROWS}, the most "
+            "that are held at once; lower one of them"
         )
     cuts = config.train.minibatches or recipe.minibatches
     if cuts > config.train.prompts:
@@ -199,7 +207,7 @@ def _data_files(entry: str | list[str], folder: Path, where: str) -> str | list[
             raise UserError(f"{where}: an empty list; name at least one file")
         return [str(_data_files(item, folder, where)) for item in entry]
     path = folder / Path(entry).expanduser()
-    if path.is_file():
+    if path.exists():  # a folder may be a data set saved by `datasets`
         return str(path.resolve())
     if EMBEDDED.fullmatch(entry):
         return entry

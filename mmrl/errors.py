@@ -10,6 +10,14 @@ class UserError(Exception):
     """Bad input. The message says what is wrong, where, and what to do, in one line."""
 
 
+class RecordError(UserError):
+    """One record cannot be used (its picture is gone, its prompt too long). `record_id` says which."""
+
+    def __init__(self, record_id: str, problem: str) -> None:
+        super().__init__(f"record {record_id!r}: {problem}")
+        self.record_id = record_id
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the closest valid name, else the list of valid names."""
     options = sorted(str(v) for v in valid)

@@ -43,6 +43,8 @@ def parse(text: str, where: str) -> Any:
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join((error.problem or error.context or "broken YAML").split())
         raise UserError(f"{where}{place}: {problem}; mend the YAML there") from None
+    except RecursionError:
+        raise UserError(f"{where}: YAML nested too deeply; write fewer brackets") from None
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
 
@@ -53,12 +55,12 @@ def read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"{path}: cannot be read: {reason}") from None
+        raise UserError(f"{path}: cannot be read: {reason}; give a YAML file in UTF-8") from None
     value = parse(text, str(path))
     if value is None:
         raise UserError(f"{path}: the file is empty; a configuration needs at least family, recipe, model and data")
     if not isinstance(value, dict):
-        raise UserError(f"{path}: expected `key: value` lines, found a {type(value).__name__}")
+        raise UserError(f"{path}: expected `key: value` lines, found a {type(value).__name__}; rewrite it so")
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -31,14 +31,18 @@ def check_data(
     report = check_file(file, require=require.value)
     for line in report.lines:
         typer.echo(line)
-    if report.n_bad or not report.n_ok:
-        raise typer.Exit(2)
+    if report.n_bad:
+        total = report.n_bad + report.n_ok
+        raise UserError(f"{file}: {report.n_bad} of {total} records are bad, listed above; mend or remove them")
 
 
 def check_reward(
     target: str = typer.Argument(..., metavar="MODULE:FUNCTION", help="A reward that can be imported from here."),
     data: Path | None = typer.Option(None, help="Check on the first records of this file; default made-up ones."),
     count: int = typer.Option(8, min=1, help="How many records of --data."),
+    option: list[str] | None = typer.Option(
+        None, "--option", metavar="KEY=VALUE", help="An option of the reward; may be given several times."
+    ),
 ) -> None:
     """Call a reward on difficult outputs and report what breaks the contract."""
     from mmrl.rewards.checker import check_reward as check
@@ -48,26 +52,39 @@ def check_reward(
         from mmrl.data.read import read_records
 
         records = read_records(data)[0][:count]
-    checked = check(target, records=records)
+    checked = check(target, records=records, options=options_of(option or []))
     for line in checked.lines:
         typer.echo(line)
     if checked.problems:
-        raise typer.Exit(2)
+        raise UserError(f"{target}: breaks the contract of a reward in {len(checked.problems)} ways, listed above")
+
+
+def options_of(pairs: list[str]) -> dict[str, Any]:
+    """`["divisor=union", "limit=3"]` as a dictionary; values are read as YAML, as in a configuration."""
+    from mmrl import yaml_io
+
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign or not key.strip():
+            raise UserError(f"--option {pair}: write it as key=value, e.g. --option limit=3")
+        if key.strip() in options:
+            raise UserError(f"--option {key.strip()}: given twice; keep one")
+        options[key.strip()] = yaml_io.parse(text, f"--option {key.strip()}")
+    return options
 
 
 def data_problems(source: str, config: Config) -> list[str]:
     """Problems of one `data` entry of a configuration: an embedded set or a file."""
     from mmrl import config_io, families
     from mmrl.data.check import check_file
+    from mmrl.training.setup import picture_limits
 
     imitates = config_io.recipe_of(config).experience == "records"
     try:
-        if not Path(source).is_file():
+        if not Path(source).exists():
             families.entry(config.family).builtin(source)
             return []
-        limits = {}
-        if hasattr(config.inputs, "max_image_side"):
-            limits = {"max_side": config.inputs.max_image_side, "max_pixels": config.inputs.max_image_pixels}
-        return check_file(source, require="response" if imitates else "answer", **limits).problems
+        return check_file(source, require="response" if imitates else "answer", **picture_limits(config)).problems
     except UserError as error:
         return [str(error)]

@@ -37,7 +37,8 @@ def doctor(
         return
     for problem in problems:
         typer.echo(f"problem: {' '.join(problem.split())}")
-    raise typer.Exit(2)
+    found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise UserError(f"{config}: {found}, listed above; mend the configuration or what it names")
 
 
 def machine() -> list[str]:
@@ -82,11 +83,22 @@ def diagnose(config: str) -> list[str]:
         resolved = config_io.resolve(config)
     except UserError as error:
         return [str(error)]
-    problems = preflight.problems(resolved)
+    problems = preflight.problems(resolved) + device_problems(resolved.device)
     for entry in (resolved.data.train, resolved.data.eval):
         for item in [entry] if isinstance(entry, str) else entry or []:
             problems += data_problems(item, resolved)
     return problems + model_problems(resolved.model.path)
+
+
+def device_problems(name: str) -> list[str]:
+    """Whether this machine has the device."""
+    from mmrl.training.devices import find_device
+
+    try:
+        find_device(name)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def model_problems(path: str) -> list[str]:

@@ -22,8 +22,8 @@ def generate(
     checkpoint: Path = typer.Argument(..., help="Run folder (its best), step folder or exported folder."),
     prompt: str = typer.Option(..., "--prompt", help="The question."),
     image: list[Path] | None = typer.Option(None, "--image", help="Picture file; may be given several times."),
-    n: int = typer.Option(1, "--n", min=1, help="Answers; one is greedy, several are sampled."),
-    seed: int = typer.Option(0, "--seed", min=0, help="Random seed of the samples."),
+    n: int = typer.Option(1, "--n", min=1, max=10_000, help="Answers; one is greedy, several are sampled."),
+    seed: int = typer.Option(0, "--seed", min=0, max=2**63 - 1, help="Random seed of the samples."),
     config: str | None = typer.Option(None, "--config", help="Configuration; default the run's own."),
     out: Path = typer.Option(Path("generated"), "--out", help="Folder for the pictures with boxes and answers.json."),
 ) -> None:
@@ -35,6 +35,8 @@ def generate(
     quiet_libraries(str(folder))
     if not prompt.strip():
         raise UserError("--prompt: the question is empty")
+    if any("\ud800" <= c <= "\udfff" for c in prompt):
+        raise UserError("--prompt: not valid text in this terminal's encoding; write it in UTF-8")
     for path in image or []:
         if not path.is_file():
             raise UserError(f"--image {path}: no such file")

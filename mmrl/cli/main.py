@@ -51,6 +51,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         code = app(args=None if argv is None else list(argv), prog_name="mmrl", standalone_mode=False)
     except UserError as error:
         return _fail(str(error))
+    except OSError as error:
+        if error.filename is None:  # no file that a person could look after
+            raise
+        return _fail(f"{error.filename}: {error.strerror or error}; is the path right, and may it be written to?")
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         return INTERRUPTED

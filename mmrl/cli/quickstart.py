@@ -19,7 +19,7 @@ def quickstart(
     family: str = typer.Argument("vlm", help="Which model family to show."),
     out: Path | None = typer.Option(None, help="Run folder; default runs/quickstart-FAMILY-seedN."),
     steps: int | None = typer.Option(None, min=0, help="Training steps; default from the configuration."),
-    seed: int = typer.Option(0, min=0, help="Random seed."),
+    seed: int = typer.Option(0, min=0, max=2**63 - 1, help="Random seed."),
     control: Control | None = typer.Option(
         None, help="shuffled: rewards permuted inside each group; supervised: imitation instead of reward."
     ),

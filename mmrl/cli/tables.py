@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ from mmrl.errors import UserError
 
 def read_summary(run: Path) -> dict[str, Any]:
     """`summary.json` of a run folder. Raises UserError when it is not there."""
+    from mmrl.training import report
+
     path = run / "summary.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; is {run} a finished run folder?")
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
+    return report.read_summary(path)
 
 
 def number(value: Any, digits: int = 3) -> str:

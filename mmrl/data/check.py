@@ -42,17 +42,19 @@ def check_file(
     problems: list[str] = []
     pictures: dict[str, str | None] = {}
     in_memory = 0
-    for found in scan(file, require=require):
+
+    def look(record: Record) -> None:
+        for image in record.images:
+            fault = _picture_fault(image, pictures, max_side, max_pixels)
+            if fault:
+                raise UserError(fault)
+
+    for found in scan(file, require=require, look=look):
         if isinstance(found, UserError):
             problems.append(str(found))
             continue
         in_memory += sum(isinstance(image, Image.Image) for image in found.images)
-        faults = [_picture_fault(image, pictures, max_side, max_pixels) for image in found.images]
-        wrong = next((f for f in faults if f), None)
-        if wrong:
-            problems.append(f"{file} (record {found.id!r}): {wrong}")
-        else:
-            good.append(replace(found, images=()))  # decoded pictures must not pile up
+        good.append(replace(found, images=()))  # decoded pictures must not pile up
     if not good and not problems:
         raise UserError(f"data: no record in {file}; it is empty")
     lines = _summary(file, good, problems, len(pictures) + in_memory)

@@ -23,6 +23,14 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return image.size
 
 
+def check_header(source: Any, max_side: int = MAX_SIDE, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises UserError for a file that is missing, no picture or larger than the limits; decodes nothing."""
+    if isinstance(source, Image.Image):
+        _check_size(source.size, "picture in memory", max_side, max_pixels)
+    else:
+        _check_size(image_size(source), f"picture {source}", max_side, max_pixels)
+
+
 def open_image(source: Any, max_side: int = MAX_SIDE, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A decoded RGB picture from a file (or a PIL picture made in memory).
 
@@ -32,14 +40,7 @@ def open_image(source: Any, max_side: int = MAX_SIDE, max_pixels: int = MAX_PIXE
     """
     where = f"picture {source}" if isinstance(source, (str, Path)) else "picture in memory"
     image = source if isinstance(source, Image.Image) else _open(source)
-    width, height = image.size
-    if max(width, height) > max_side or width * height > max_pixels:
-        raise UserError(
-            f"{where}: {width} x {height} pixels exceeds the limit (sides {max_side}, {max_pixels} pixels in all); "
-            "make it smaller, or raise inputs.max_image_side and inputs.max_image_pixels"
-        )
-    if width < 1 or height < 1:
-        raise UserError(f"{where}: it has no pixels ({width} x {height})")
+    _check_size(image.size, where, max_side, max_pixels)
     try:
         image.load()
         return _rgb(image)
@@ -48,6 +49,17 @@ def open_image(source: Any, max_side: int = MAX_SIDE, max_pixels: int = MAX_PIXE
     finally:
         if image is not source:
             image.close()
+
+
+def _check_size(size: tuple[int, int], where: str, max_side: int, max_pixels: int) -> None:
+    width, height = size
+    if max(width, height) > max_side or width * height > max_pixels:
+        raise UserError(
+            f"{where}: {width} x {height} pixels exceeds the limit (sides {max_side}, {max_pixels} pixels in all); "
+            "make it smaller, or raise inputs.max_image_side and inputs.max_image_pixels"
+        )
+    if width < 1 or height < 1:
+        raise UserError(f"{where}: it has no pixels ({width} x {height})")
 
 
 def _open(path: str | Path) -> Image.Image:

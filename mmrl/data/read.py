@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +18,11 @@ def read_records(
     *,
     on_error: Literal["stop", "skip"] = "stop",
     require: Require = "answer",
+    look: Callable[[Record], None] | None = None,
 ) -> tuple[list[Record], list[str]]:
     """All records of the files, and a line per row left out (only with on_error: skip).
 
+    look   a further check of each record (its pictures), which raises UserError.
     Raises UserError for a missing or empty file, for no usable record at all, and for the first bad row with
     on_error: stop; the message starts with file:line.
     """
@@ -31,7 +33,7 @@ def read_records(
     problems: list[str] = []
     seen: dict[str, str] = {}
     for name in files:
-        for found in scan(Path(name).expanduser(), require=require, seen=seen):
+        for found in scan(Path(name).expanduser(), require=require, seen=seen, look=look):
             if isinstance(found, Record):
                 records.append(found)
             elif on_error == "stop":
@@ -46,9 +48,13 @@ def read_records(
 
 
 def scan(
-    path: Path, *, require: Require = "answer", seen: dict[str, str] | None = None
+    path: Path,
+    *,
+    require: Require = "answer",
+    seen: dict[str, str] | None = None,
+    look: Callable[[Record], None] | None = None,
 ) -> Iterator[Record | UserError]:
-    """Row by row: the record, or what is wrong with it. `seen`: ids met so far and where."""
+    """Row by row: the record, or what is wrong with it. `seen`: ids met so far and where; `look`: a further check."""
     if not path.exists():
         raise UserError(f"data: no such file {path}")
     seen = {} if seen is None else seen
@@ -62,11 +68,20 @@ def scan(
             record = make_record(row, where=where, default_id=default, folder=folder, require=require)
             if record.id in seen:
                 raise UserError(f"{where}: duplicate id {record.id!r}, first at {seen[record.id]}; ids must differ")
+            if look is not None:
+                _look(look, record, where)
         except UserError as error:
             yield error
         else:
             seen[record.id] = where
             yield record
+
+
+def _look(look: Callable[[Record], None], record: Record, where: str) -> None:
+    try:
+        look(record)
+    except UserError as error:
+        raise UserError(f"{where} (record {record.id!r}): {error}") from error
 
 
 def _rows(path: Path) -> Iterator[tuple[int | str, Any]]:
@@ -97,7 +112,14 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
 def _parse(line: bytes, where: str, *, first: bool) -> Any:
     try:
         text = line.decode("utf-8-sig" if first else "utf-8")
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+        row = json.loads(
+            text, parse_constant=_refuse, parse_float=_finite, parse_int=_moderate, object_pairs_hook=_unique
+        )
+        if "\\ud" in text or "\\uD" in text:  # an escape may stand for half a character, which no tokenizer takes
+            json.dumps(row, ensure_ascii=False).encode()
+        return row
+    except UnicodeEncodeError:
+        return UserError(f"{where}: half a surrogate pair (an escape \\ud800 to \\udfff alone); write whole characters")
     except UnicodeDecodeError as error:
         return UserError(f"{where}: not UTF-8 text (byte {error.start}); save the file as UTF-8")
     except json.JSONDecodeError as error:
@@ -121,6 +143,12 @@ def _finite(text: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"the number {text:.30} is too large; use a finite number")
     return value
+
+
+def _moderate(text: str) -> int:
+    if len(text) > 19:  # more than 64 bits: no number of a record needs them, and floats lose them
+        raise ValueError(f"the number {text:.30}... is too large; use a smaller one")
+    return int(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

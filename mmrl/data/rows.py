@@ -15,6 +15,7 @@ from mmrl.data.boxtext import Box
 from mmrl.data.conversations import Dialogue, read_dialogue
 from mmrl.data.frames import check_frame, extent
 from mmrl.data.images import image_size
+from mmrl.data.messages import check_messages
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 
@@ -32,7 +33,7 @@ def make_record(row: Any, *, where: str, default_id: str, folder: Path, require:
         raise UserError(f"{where}: expected one object {{...}} a line, got {type(row).__name__}")
     _check_fields(row, where)
     row = {k: v for k, v in row.items() if v is not None}
-    name = str(row.get("id", default_id))
+    name = _id(row.get("id", default_id), where)
     where = f"{where} (record {name!r})" if "id" in row else where
     dialogue = read_dialogue(row["conversations"], where) if "conversations" in row else None
     prompt = _prompt(row, dialogue, where)
@@ -44,11 +45,19 @@ def make_record(row: Any, *, where: str, default_id: str, folder: Path, require:
     videos = _media(row, "videos", folder, where)
     if dialogue:
         _check_marks(dialogue, images, videos, where)
+    if isinstance(prompt, list):
+        check_messages(prompt, n_images=len(images), n_videos=len(videos), where=where)
     answer, response, task = _answer(row, dialogue, where, require)
     record = Record(name, task, prompt, images, videos, answer, response, frame, _meta(row, where))
     if answer is not None:
         check_answer(record, where)
     return record
+
+
+def _id(value: Any, where: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise UserError(f"{where}: id must be text or a whole number, got {value!r:.60}")
+    return str(value)
 
 
 def _check_fields(row: Mapping[str, Any], where: str) -> None:
@@ -70,12 +79,7 @@ def _prompt(row: Mapping[str, Any], dialogue: Dialogue | None, where: str) -> An
         if not prompt.strip():
             raise UserError(f"{where}: the prompt is empty")
         return prompt
-    good = (
-        isinstance(prompt, list)
-        and prompt
-        and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in prompt)
-    )
-    if not good:
+    if not isinstance(prompt, list) or not prompt:
         raise UserError(f"{where}: prompt must be text, or messages [{{'role': ..., 'content': ...}}, ...]")
     return prompt
 
@@ -185,7 +189,10 @@ def _limits(record: Record, where: str) -> tuple[float, float]:
     if not record.images:
         raise UserError(f'{where}: frame pixel_original needs a picture; add "image" or use frame norm1000')
     first = record.images[0]
-    return first.size if isinstance(first, Image.Image) else image_size(first)
+    try:
+        return first.size if isinstance(first, Image.Image) else image_size(first)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _show(box: Box) -> str:

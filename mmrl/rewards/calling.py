@@ -39,12 +39,13 @@ def score_rows(
     try:
         result = one.function(list(outputs), list(records), list(info), **options)
         columns = _columns(one, result, len(outputs))
-    except Exception as error:  # whatever a user's function raises is reported by name
+    except ContractError as error:  # of no single row: a list that is too short fits a batch of one by chance
+        return [Fault(f"reward {one.name!r}: {error}")] * len(outputs)
+    except (Exception, SystemExit) as error:  # whatever a user's function raises is reported by name
         if len(outputs) > 1 and one.rowwise:
             singles = zip(outputs, records, info, strict=True)
             return [score_rows(one, options, [o], [r], [i])[0] for o, r, i in singles]
-        plain = isinstance(error, (ContractError, UserError))
-        text = str(error) if plain else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return [Fault(f"reward {one.name!r}: {text}")] * len(outputs)
     return [_row(one, [column[i] for column in columns]) for i in range(len(outputs))]
 

@@ -137,7 +137,7 @@ def _takes_empty(one: RewardDef, options: Mapping[str, Any]) -> bool:
         value = one.function([], [], [], **options)
         columns = list(value.values()) if isinstance(value, Mapping) else [value]
         return not any(len(column) for column in columns)
-    except Exception:  # whatever it raises, the answer is no
+    except (Exception, SystemExit):  # whatever it raises, the answer is no
         return False
 
 

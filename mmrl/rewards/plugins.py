@@ -37,7 +37,7 @@ def import_module(name: str, where: str) -> ModuleType:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise UserError(f"{where}: no module of that name in {here} or among the installed packages") from error
         raise UserError(f"{where}: it imports {error.name!r}, which is not installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that ends the program would end it without a word
         raise UserError(f"{where}: importing it failed: {type(error).__name__}: {error}") from error
 
 

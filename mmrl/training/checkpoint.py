@@ -21,6 +21,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmrl import json_io
 from mmrl.errors import UserError
 
 FORMAT = 1
@@ -39,6 +40,16 @@ class Saved:
 
 def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:06d}"
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json alone, held against its hash (the weights are not read). Raises UserError."""
+    remedy = "use another step folder of the run"
+    hashes = json_io.read_object(folder / MANIFEST, remedy=remedy).get("sha256") or {}
+    path = folder / "state.json"
+    if not path.is_file() or hashes.get(path.name) != _digest(path):
+        raise UserError(f"{folder}: damaged checkpoint ({path.name} does not match its hash); {remedy}")
+    return json_io.read_object(path, remedy=remedy)
 
 
 def _digest(path: Path) -> str:
@@ -91,7 +102,7 @@ def fault(folder: Path) -> str | None:
         hashes = dict(manifest["sha256"])
     except FileNotFoundError:
         return "no manifest"
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"unreadable manifest ({error})"
     if manifest.get("format") != FORMAT:
         return f"format {manifest.get('format')}, this version reads {FORMAT}"

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,7 +77,7 @@ class MetricsLog:
     def _rewind(self, lines: int) -> None:
         if not self.path.exists():
             return
-        kept = self.path.read_text().splitlines(keepends=True)[:lines]
+        kept = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[:lines]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(kept))
         os.replace(temporary, self.path)
@@ -93,6 +94,30 @@ class MetricsLog:
         self.file.close()
         for tracker in self.trackers:
             tracker.close()
+
+
+def lines_to_keep(run: Path, counted: int, *, tell: Callable[[str], None]) -> int:
+    """The lines of metrics.jsonl that a checkpoint counts, if they are all there and whole; what a crash left behind
+    them does not matter. A log that was taken away is begun anew. Raises UserError for a damaged one."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        tell("metrics.jsonl is gone; the log begins anew")
+        return 0
+    lines = path.read_bytes().split(b"\n")[:counted]
+    whole = next((i for i, line in enumerate(lines) if not _is_object(line)), len(lines))
+    if whole == counted:
+        return counted
+    raise UserError(
+        f"{path}, line {whole + 1}: damaged (the checkpoint counts {counted} whole lines); restore the file, or move "
+        "it away to begin a new log"
+    )
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def read_lines(run: Path) -> list[dict[str, Any]]:

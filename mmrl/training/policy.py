@@ -72,7 +72,11 @@ class Policy(ABC):
 
     @abstractmethod
     def rollout(self, requests: Sequence[Request], streams: Streams, *, greedy: bool = False) -> Rollouts:
-        """Sample. `keys["prompt"]` numbers the requests 0..B-1 unless the request's own keys say otherwise."""
+        """Sample. `keys["prompt"]` numbers the requests 0..B-1 unless the request's own keys say otherwise.
+
+        Raises RecordError for a record that cannot be used, before anything is sampled: with data.on_error: skip the
+        trainer asks again without it.
+        """
 
     @abstractmethod
     def demonstrations(self, records: Sequence[Record], streams: Streams) -> Rollouts:

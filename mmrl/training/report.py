@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmrl import json_io
 from mmrl.errors import UserError
 from mmrl.training import report_charts, report_gallery
 from mmrl.training.report_charts import number
@@ -56,6 +57,8 @@ class Metric:
 
 TITLES = {"mean_iou": "Mean IoU", "acc_50": "Accuracy at IoU 0.5", "reward": "Reward"}
 HEADLINES = 3
+NAMED_STEPS = 8  # a warning that came more often is counted
+SUMMARY_REMEDY = "delete it; `mmrl train RUN --resume` writes it again"
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -98,42 +101,57 @@ def read_run(path: Path) -> Run:
     problems: list[str] = []
     summary: dict[str, Any] = {}
     if (path / "summary.json").is_file():
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        summary = read_summary(path / "summary.json")
     else:
         problems.append("no summary.json yet: the run has not finished")
     metrics = read_metrics(path / "metrics.jsonl", problems)
     problems += [str(warning) for warning in summary.get("warnings") or []]
-    for row in metrics:
-        problems += [f"step {row.get('step')}: {warning}" for warning in row.get("warnings") or []]
+    problems += merged_warnings(metrics)
     config = path / "config.yaml"
     return Run(
         path=path,
         label=path.name or str(path.resolve().name),
         summary=summary,
         metrics=metrics,
-        config=config.read_text(encoding="utf-8") if config.is_file() else "",
+        config=json_io.read_text(config, remedy="mend it, or take it out of the folder") if config.is_file() else "",
         gallery=report_gallery.pairs(path, problems),
         rollouts=report_gallery.rollouts(path),
         problems=list(dict.fromkeys(problems)),
     )
 
 
+def read_summary(path: Path) -> dict[str, Any]:
+    """summary.json. Raises UserError when it is broken."""
+    summary = json_io.read_object(path, remedy=SUMMARY_REMEDY)
+    for key in ("before", "after", "chance"):
+        if not isinstance(summary.get(key) or {}, dict):
+            raise UserError(f"{path}: {key} must hold `metric: value` pairs, got {summary[key]!r}; {SUMMARY_REMEDY}")
+    return summary
+
+
 def read_metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl. A last line cut off by a crash is named in `problems`; other broken lines raise."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows: list[dict[str, Any]] = []
-    for i, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if i < len(lines):
-                raise UserError(f"{path}, line {i}: broken JSON: {error.msg}") from None
-            problems.append(f"metrics.jsonl: the last line ({i}) is cut off; the run was stopped while writing it")
-    return rows
+    return json_io.read_lines(path, remedy="delete that line", cut=problems)
+
+
+def merged_warnings(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line a different warning, with the steps it came at: `steps 3, 8 and 21: ...`."""
+    steps: dict[str, list[str]] = {}
+    for row in metrics:
+        for warning in row.get("warnings") or []:
+            steps.setdefault(str(warning), []).append(str(row.get("step")))
+    return [f"{at_steps(found)}: {warning}" for warning, found in steps.items()]
+
+
+def at_steps(steps: Sequence[str]) -> str:
+    """`step 3`, `steps 3 and 8`; of many the first ones, their number and the last."""
+    if len(steps) == 1:
+        return f"step {steps[0]}"
+    if len(steps) <= NAMED_STEPS:
+        return f"steps {', '.join(steps[:-1])} and {steps[-1]}"
+    return f"{len(steps)} steps ({', '.join(steps[: NAMED_STEPS - 2])}, ..., {steps[-1]})"
 
 
 def name_apart(runs: Sequence[Run]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmrl import json_io
+from mmrl.data.images import open_image
 from mmrl.errors import UserError
 
 SHOWN = 24
@@ -98,10 +99,16 @@ def prompt_text(prompt: Any) -> str:
 
 def corners(boxes: Any) -> list[tuple[float, float, float, float]]:
     """x1, y1, x2, y2 -> x, y, width, height; inverted boxes are turned the right way round to be visible."""
+    if not isinstance(boxes or [], list) or not all(_is_box(box) for box in boxes or []):
+        raise UserError(f"samples: boxes must be lists of four numbers, got {boxes!r:.60}; delete that sample file")
     out = []
     for x1, y1, x2, y2 in boxes or []:
         out.append((min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1)))
     return out
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
 
 
 def _step(file: Path) -> int:
@@ -109,17 +116,9 @@ def _step(file: Path) -> int:
     return int(found.group(1)) if found else 0
 
 
-def parsed(file: Path) -> list[Mapping[str, Any]]:
+def parsed(file: Path) -> list[dict[str, Any]]:
     """The lines of a JSONL file. Raises UserError with the line number of a broken one."""
-    out = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            out.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}, line {number}: broken JSON: {error.msg}; delete that line") from None
-    return out
+    return json_io.read_lines(file, remedy="delete that line")
 
 
 def _rows(file: Path) -> dict[str, Mapping[str, Any]]:
@@ -143,7 +142,10 @@ def _sample(row: Mapping[str, Any], file: Path, run: Path, problems: list[str]) 
         if path is None:
             problems.append(f"{file.name}: picture {row['image']} is not in the run folder; shown without it")
         else:
-            image, size = picture(path)
+            try:
+                image, size = picture(path)
+            except UserError as error:
+                problems.append(f"{file.name}: {error}; shown without it")
     return Sample(
         step=_step(file),
         output=str(row.get("output", "")),
@@ -164,11 +166,8 @@ def _find(name: str, file: Path, run: Path) -> Path | None:
 
 
 def picture(path: Path) -> tuple[str, tuple[int, int]]:
-    """A picture as a data URI, and its original size in pixels (the frame of the boxes)."""
-    from PIL import Image
-
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    """A picture as a data URI, and its original size in pixels (the frame of the boxes). Raises UserError."""
+    image = open_image(path)
     size = image.size
     if max(size) > LARGEST:
         image.thumbnail((LARGEST, LARGEST))

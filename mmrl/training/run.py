@@ -6,6 +6,7 @@ run/config.yaml metrics.jsonl summary.json checkpoints/step-XXXXXX/ samples/ rep
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +15,15 @@ from typing import Any
 from mmrl import config_io, families
 from mmrl.config import Config
 from mmrl.data.records import Record
-from mmrl.errors import UserError
-from mmrl.training import checkpoint
+from mmrl.errors import UserError, nearest
+from mmrl.training import checkpoint, resuming
 from mmrl.training.gallery import write_rollouts, write_samples
 from mmrl.training.interrupt import Interrupted, caught_signals
-from mmrl.training.metrics import MetricsLog
+from mmrl.training.metrics import MetricsLog, lines_to_keep
 from mmrl.training.policy import Policy
 from mmrl.training.progress import RunProgress
 from mmrl.training.setup import build_trainer, load_records, prepare_machine
-from mmrl.training.trainer import Trainer
+from mmrl.training.trainer import Cursor, Trainer
 
 Tell = Callable[[str], None]
 
@@ -32,10 +33,11 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Pat
 
     resume continues from the newest whole checkpoint, or from the start when there is none. A folder that holds another
     run is refused. Raises UserError for mistakes in the input, Interrupted after Ctrl-C or SIGTERM (a checkpoint is
-    saved).
+    saved). A mistake that shows in mid-run saves the last whole step first. No file of the folder is touched before all
+    that can be checked is checked.
     """
     run = Path(config.out)
-    _claim(run, config, resume)
+    _claim(run, resume)
     with RunProgress(config.train.steps, 0, enabled=progress) as shown, caught_signals() as stop:
         trainer, policy, held_out = build_trainer(config, shown.tell)
         session = Session(run, config, trainer, policy, held_out, shown.tell, resume=resume)
@@ -54,15 +56,25 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Pat
     return run
 
 
-def _claim(run: Path, config: Config, resume: bool) -> None:
-    taken = (run / "metrics.jsonl").exists() or (run / "checkpoints").exists()
+def _claim(run: Path, resume: bool) -> None:
+    """Raises UserError for a folder that holds another run, or, to resume, none."""
+    log = run / "metrics.jsonl"
+    taken = (log.is_file() and log.stat().st_size > 0) or (run / "checkpoints").exists()
     if taken and not resume:
         raise UserError(f"{run}: holds a run already; continue it with --resume, or choose another folder with out=...")
     if resume and not (run / "config.yaml").exists():
         raise UserError(f"{run}: nothing to resume here; start it without --resume")
+    above = next(p for p in (run, *run.resolve().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        reason = "is no folder" if not above.is_dir() else "cannot be written to"
+        raise UserError(f"{run}: cannot make the run folder, {above} {reason}; choose another with out=...")
+
+
+def _open(run: Path, config: Config) -> None:
+    """The folder and its config.yaml."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(config_io.dump(config))
+        (run / "config.yaml").write_text(config_io.dump(config), encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{run}: cannot write the run folder ({error.strerror}); choose another with out=..."
@@ -93,6 +105,9 @@ class Session:
         )
         self.entry = families.entry(config.family)
         lines = self._restore() if resume else 0
+        if trainer.counters.before:
+            self._metric(trainer.counters.before)
+        _open(run, config)
         self.log = MetricsLog(run, config.log, keep_lines=lines, settings=config.model_dump())
         self.last_metrics: dict[str, float] | None = None
         self.saved_step: int | None = trainer.counters.step if resume and lines else None
@@ -100,28 +115,37 @@ class Session:
     def _restore(self) -> int:
         folder = checkpoint.newest_whole(self.run, tell=self.tell)
         if folder is None:
+            if checkpoint.folders(self.run):
+                raise UserError(
+                    f"{self.run}: every checkpoint is damaged, nothing to resume from; start anew with out=..."
+                )
             self.tell("no checkpoint yet; starting from the beginning")
             return 0
         saved = checkpoint.read(folder)
+        for note in resuming.changes(saved.state.get("config") or {}, config_io.plain(self.config), folder=folder):
+            self.tell(note)
+        lines = lines_to_keep(self.run, int(saved.state["metrics_lines"]), tell=self.tell)
         self.trainer.load_state(saved.tensors, saved.state["trainer"])
         self.tell(f"resuming from {folder.name}")
-        return int(saved.state["metrics_lines"])
+        return lines
 
     def begin(self) -> None:
         counters = self.trainer.counters
         if counters.step == 0 and self.log.lines == 0:
-            counters.before = self.evaluate()
+            before = self.evaluate()
+            self._metric(before)  # a misspelt eval.metric shows before the first step
+            counters.before = before
             self.log.write({"step": 0, **{f"eval/{k}": v for k, v in counters.before.items()}})
             self._samples()
 
     def step(self) -> dict[str, Any]:
-        values = self.trainer.step()
+        values = self._whole_step()
         step, every = self.trainer.counters.step, self.config.eval.every
         last = step == self.config.train.steps
         for warning in values["warnings"]:
             self.tell(f"step {step}: {warning}")
         if every and step % every == 0 or last:
-            metrics = self.last_metrics = self.evaluate()
+            metrics = self.last_metrics = self._evaluate_or_save(values)
             values |= {f"eval/{k}": v for k, v in metrics.items()}
             self._note_best(metrics, step)
             self._samples()
@@ -137,6 +161,26 @@ class Session:
             self.save()
         return values
 
+    def _whole_step(self) -> dict[str, Any]:
+        """One step. A mistake found before it changed a weight (a reward that raises, a picture that is gone) costs
+        nothing: the state before the step is saved, and --resume tries the same step again."""
+        cursor, updates = self.trainer.cursor(), self.trainer.optimiser_steps
+        try:
+            return self.trainer.step()
+        except UserError:
+            if self.trainer.optimiser_steps == updates and self.trainer.counters.step > 0:
+                self.save(cursor)
+            raise
+
+    def _evaluate_or_save(self, values: dict[str, Any]) -> dict[str, float]:
+        """The evaluation after a step; the step is kept when the evaluation fails."""
+        try:
+            return self.evaluate()
+        except UserError:
+            self.log.write(values)
+            self.save()
+            raise
+
     def evaluate(self) -> dict[str, float]:
         if not self.held_out:
             return {}
@@ -144,13 +188,19 @@ class Session:
             return dict(self.entry.evaluate(self.policy, self.held_out, self.config))
 
     def _note_best(self, metrics: dict[str, float], step: int) -> None:
-        name, counters = self.config.eval.metric, self.trainer.counters
+        counters = self.trainer.counters
         if not metrics:
             return
-        if name not in metrics:
-            raise UserError(f"eval.metric: no metric {name!r} in the evaluation; it has {', '.join(sorted(metrics))}")
-        if counters.best is None or metrics[name] > counters.best:
-            counters.best, counters.best_step = metrics[name], step
+        value = self._metric(metrics)
+        if math.isfinite(value) and (counters.best is None or value > counters.best):
+            counters.best, counters.best_step = value, step
+
+    def _metric(self, metrics: dict[str, float]) -> float:
+        """The one that decides; nan when nothing was evaluated."""
+        name = self.config.eval.metric
+        if metrics and name not in metrics:
+            raise UserError(f"eval.metric: no metric {name!r} in the evaluation{nearest(name, metrics)}")
+        return metrics.get(name, math.nan)
 
     def _samples(self) -> None:
         shown = self.held_out[: self.config.eval.samples]
@@ -167,11 +217,12 @@ class Session:
         if self.trainer.last is not None and self.config.log.rollouts:
             write_rollouts(self.run, self.trainer.counters.step, self.trainer.last, self.config.log.rollouts)
 
-    def save(self) -> None:
+    def save(self, cursor: Cursor | None = None) -> None:
+        """A checkpoint of the state now, or of the step that `cursor` was taken before."""
         step = self.trainer.counters.step
         if self.saved_step == step:
             return
-        tensors, state = self.trainer.state()
+        tensors, state = self.trainer.state(cursor)
 
         def save_model(path: Path) -> None:
             with self.trainer.averaged():
@@ -183,7 +234,12 @@ class Session:
             self.run,
             step,
             tensors=tensors,
-            state={"step": step, "metrics_lines": self.log.lines, "trainer": state},
+            state={
+                "step": step,
+                "metrics_lines": self.log.lines,
+                "config": config_io.plain(self.config),
+                "trainer": state,
+            },
             save_model=save_model,
         )
         best = self.trainer.counters.best_step if self.config.checkpoint.keep_best else None
@@ -208,6 +264,8 @@ class Session:
             "seconds": round(counters.seconds, 3),
             "tokens": counters.tokens,
             "best_step": counters.best_step,
+            "reward_failures": counters.reward_failures,
+            "skipped_records": counters.skipped_records + self.trainer.unread_records,
         }
         temporary = self.run / "summary.json.tmp"
         temporary.write_text(json.dumps(summary, indent=1))
@@ -226,8 +284,7 @@ def model_folder(path: Path) -> Path:
         steps = checkpoint.folders(path)
         if not steps:
             raise UserError(f"{path}: the run has no checkpoint yet")
-        newest = json.loads((steps[-1] / "state.json").read_text())
-        best = newest["trainer"]["counters"]["best_step"]
+        best = checkpoint.read_state(steps[-1])["trainer"]["counters"]["best_step"]
         best_folder = checkpoint.step_folder(path, best) if best is not None else steps[-1]
         path = best_folder if best_folder.is_dir() else steps[-1]
     if (path / checkpoint.MANIFEST).exists() or (path / "model").is_dir():
@@ -242,9 +299,11 @@ def run_config(path: Path, config: Path | None) -> Config:
     """The configuration a checkpoint is used with: the one given, else that of its own run."""
     if config is not None:
         return config_io.resolve(config, [])
-    for folder in (path, *path.resolve().parents[:3]):
-        if (folder / "config.yaml").is_file():
-            return config_io.resolve(folder / "config.yaml", [])
+    whole = path.resolve()
+    folder = whole if whole.name != "model" else whole.parent
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else whole
+    if (run / "config.yaml").is_file():
+        return config_io.resolve(run / "config.yaml", [])
     raise UserError(f"{path}: its run's config.yaml is not there; name one with --config")
 
 

@@ -13,19 +13,23 @@ from mmrl import config_io, families, recipes
 from mmrl.config import Config
 from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe, parse
+from mmrl.data.images import check_header, open_image
 from mmrl.data.read import read_records
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.rewards.score import Scorer
 from mmrl.selection.base import find as find_selector
+from mmrl.training.devices import find_device
 from mmrl.training.policy import Policy
 from mmrl.training.trainer import Trainer
 
 Tell = Callable[[str], None]
+TOLD = 20  # skipped records that are named one by one
 
 
 def prepare_machine(config: Config) -> None:
-    """Threads, determinism of the global generator, plug-ins, native stages of the family."""
+    """Threads, device, determinism of the global generator, plug-ins, native stages of the family."""
+    find_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -46,9 +50,18 @@ def load_recipe(config: Config, unit: str) -> Recipe:
 
 
 def load_records(
-    config: Config, which: str, *, require: Literal["answer", "response"] = "answer", tell: Tell = print
+    config: Config,
+    which: str,
+    *,
+    require: Literal["answer", "response"] = "answer",
+    tell: Tell = print,
+    skipped: list[str] | None = None,
 ) -> list[Record]:
-    """`which`: train or eval. Files are read as JSONL; `digits:train` and the like come with the family."""
+    """`which`: train or eval. Files are read as JSONL; `digits:train` and the like come with the family.
+
+    Pictures are looked at while reading: the headers of train, every pixel of eval (they are all decoded before the
+    first step anyway). `skipped` gets a line per record left out (only with data.on_error: skip).
+    """
     source = getattr(config.data, which)
     if source is None:
         return []
@@ -56,17 +69,37 @@ def load_records(
     out: list[Record] = []
     for name in filter(is_embedded, names):
         out += families.entry(config.family).builtin(name)
+    limits = picture_limits(config)
+
+    def look(record: Record) -> None:
+        for image in record.images:
+            if which == "eval":
+                open_image(image, **limits)
+            else:
+                check_header(image, **limits)
+
     files = [Path(name) for name in names if not is_embedded(name)]
     if files:  # all at once: an id that stands in two files is found
-        records, problems = read_records(files, on_error=config.data.on_error, require=require)
-        for problem in problems:
+        records, problems = read_records(files, on_error=config.data.on_error, require=require, look=look)
+        for problem in problems[:TOLD]:
             tell(f"record skipped: {problem}")
+        if len(problems) > TOLD:
+            tell(f"... and {len(problems) - TOLD} more records of data.{which} (mmrl check-data lists them)")
+        if skipped is not None:
+            skipped += problems
         out += records
     if not out:
         raise UserError(f"data.{which}: no records in {source}; add some")
     if which == "eval" and config.data.eval_records:
         out = out[: config.data.eval_records]
     return out
+
+
+def picture_limits(config: Config) -> dict[str, int]:
+    """The limits of a family that sets some; else those of `mmrl.data.images`."""
+    if not hasattr(config.inputs, "max_image_side"):
+        return {}
+    return {"max_side": config.inputs.max_image_side, "max_pixels": config.inputs.max_image_pixels}
 
 
 def is_embedded(name: str) -> bool:
@@ -84,8 +117,9 @@ def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Rec
     for channel in {n for n, _ in recipe.phases} or {kind.channels[0]}:
         Objective(recipe, channel=channel, unit=kind.unit, provides=kind.provides)
     require: Literal["answer", "response"] = "response" if recipe.experience == "records" else "answer"
-    train = load_records(config, "train", require=require, tell=tell)
-    held_out = load_records(config, "eval", tell=tell)
+    skipped: list[str] = []
+    train = load_records(config, "train", require=require, tell=tell, skipped=skipped)
+    held_out = load_records(config, "eval", tell=tell, skipped=skipped)
     rewarded = held_out if recipe.experience == "records" else [*train, *held_out]
     scorer = Scorer(config.rewards, tasks={r.task for r in rewarded} or None)
     select = find_selector(config.selection.name, config.selection.options)
@@ -93,4 +127,6 @@ def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Rec
     group = 1 if recipe.experience == "records" else config.train.group
     order = {"prompts": config.train.prompts, "group": group, "seed": config.seed, "shuffle": config.data.shuffle}
     selector = select(train, **order, **config.selection.options)  # type: ignore[arg-type]
-    return Trainer(config, recipe, policy, selector, scorer, tell), policy, held_out
+    trainer = Trainer(config, recipe, policy, selector, scorer, tell)
+    trainer.unread_records = len(skipped)
+    return trainer, policy, held_out

@@ -7,6 +7,7 @@ All that varies is a stage (the recipe), a policy (the family), a selector, or a
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +23,7 @@ from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe
 from mmrl.core.streams import Streams
 from mmrl.core.table import Table
-from mmrl.errors import UserError
+from mmrl.errors import RecordError, UserError
 from mmrl.rewards.score import Scorer
 from mmrl.selection.base import Selector
 from mmrl.selection.request import Request
@@ -34,6 +35,7 @@ from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Rollouts
 
 Values = dict[str, Any]
+Cursor = tuple[dict[str, Tensor], dict[str, Any]]  # random states, plain values
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Counters:
     skipped_updates: int = 0
     bad_in_a_row: int = 0
     reward_failures: int = 0
+    skipped_records: int = 0  # times a record could not be used in a step (data.on_error: skip)
     best: float | None = None
     best_step: int | None = None
     tokens: int = 0
@@ -81,6 +84,7 @@ class Trainer:
         self.diagnostics = Diagnostics()
         self.counters = Counters()
         self.last: Scored | None = None  # the newest batch, for people to look at
+        self.unread_records = 0  # left out when the data were read (data.on_error: skip)
         self.zero_variance = self._zero_variance()
         if any(o.needs()["ref"] or "kl_nt" in o.needs()[""] for o in self.objectives.values()):
             policy.keep_reference()
@@ -124,6 +128,10 @@ class Trainer:
         values: Values = {"step": step + 1, "phase": channel, **measured, **counts, **updates, **timing}
         values |= {"seconds/update": now - at_update, "seconds/step": now - started}
         self.last = scored
+        values |= {
+            "reward_failures": self.counters.reward_failures,
+            "skipped_records": self.counters.skipped_records,
+        }
         values["tokens_per_s"] = tokens / max(now - started, 1e-9)
         values["warnings"] = self.diagnostics.look(values, self.config.train.ratio_tolerance) + self._constant(scored)
         return values
@@ -153,12 +161,7 @@ class Trainer:
 
     def _sample(self, requests: list[Request], streams: Streams, timing: Values, first_key: int) -> Scored:
         started = time.perf_counter()
-        if self.recipe.experience == "records":
-            rollouts = self.policy.demonstrations([r.record for r in requests], streams)
-            for table in rollouts.tables.values():
-                table.pop("sampler_logp_nt", None)  # nobody sampled these rows
-        else:
-            rollouts = self.policy.rollout(requests, streams)
+        requests, rollouts = self._usable(requests, streams)
         rollouts.keys["prompt"] = rollouts.keys["prompt"] + first_key
         timing["seconds/rollout"] += time.perf_counter() - started
         started = time.perf_counter()
@@ -170,6 +173,29 @@ class Trainer:
         self.selector.observe(requests, scored.reward_n, prompt_n)
         keep = self.selector.keep_groups(requests, scored.reward_n, prompt_n)
         return scored if bool(keep.all()) else scored.select(keep.nonzero()[:, 0])
+
+    def _usable(self, requests: list[Request], streams: Streams) -> tuple[list[Request], Rollouts]:
+        """Rollouts of the requests. With data.on_error: skip, further ones take the place of records that cannot be
+        used (any more); each is told and counted. Raises UserError when no record is left."""
+        for _ in range(len(self.selector.records) + 1):
+            try:
+                return requests, self._ask(requests, streams)
+            except RecordError as error:
+                left = [r for r in requests if r.record.id != error.record_id]
+                if self.config.data.on_error != "skip" or len(left) == len(requests):
+                    raise
+                self.counters.skipped_records += 1
+                self.tell(f"record skipped: {error}")
+                requests = left + self.selector.refill(len(requests) - len(left))
+        raise UserError("data.train: none of the records can be used any more; run mmrl check-data on the file")
+
+    def _ask(self, requests: list[Request], streams: Streams) -> Rollouts:
+        if self.recipe.experience != "records":
+            return self.policy.rollout(requests, streams)
+        rollouts = self.policy.demonstrations([r.record for r in requests], streams)
+        for table in rollouts.tables.values():
+            table.pop("sampler_logp_nt", None)  # nobody sampled these rows
+        return rollouts
 
     def _score(self, rollouts: Rollouts) -> Scored:
         if self.recipe.experience == "records":  # imitation: every demonstration counts the same
@@ -299,25 +325,35 @@ class Trainer:
             return next(iter(self.averages.values())).swapped_in()
         return measures.entered([a.swapped_in() for a in self.averages.values()])
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, plain values): all that decides the rest of the run."""
-        tensors = {f"policy/{k}": v for k, v in self.policy.state_dict().items()}
+    def cursor(self) -> Cursor:
+        """(random states, plain values): the part of the state that is small."""
         plain: dict[str, Any] = {
             "counters": vars(self.counters).copy(),
             "selector": self.selector.state_dict(),
             "scorer": self.scorer.state_dict(),
             "diagnostics": self.diagnostics.state_dict(),
-            "optimisers": {},
             "averages": {c: a.updates for c, a in self.averages.items()},
+            "random": random_states.plain(),
         }
+        return random_states.tensors(), copy.deepcopy(plain)  # a selector may hand out what it goes on changing
+
+    def state(self, cursor: Cursor | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, plain values): all that decides the rest of the run. `cursor`: an earlier one, to go back to the
+        start of a step that failed before it changed a weight."""
+        random, small = cursor or self.cursor()
+        plain: dict[str, Any] = {**small, "optimisers": {}}
+        tensors = {f"policy/{k}": v for k, v in self.policy.state_dict().items()} | random
         for channel, optimiser in self.optimisers.items():
             state, plain["optimisers"][channel] = optimiser.state_dict()
             tensors |= {f"optimiser/{channel}/{k}": v for k, v in state.items()}
         for channel, average in self.averages.items():
             tensors |= {f"average/{channel}/{i}": v for i, v in enumerate(average.shadow)}
-        tensors |= random_states.tensors()
-        plain["random"] = random_states.plain()
         return tensors, plain
+
+    @property
+    def optimiser_steps(self) -> int:
+        """Updates made so far, over all channels."""
+        return sum(o.steps for o in self.optimisers.values())
 
     def load_state(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         def under(prefix: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from mmrl.config import Section
 
 class Adapter(Section):
     kind: Literal["none", "lora"] = "none"
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, le=65536)
     alpha: float = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: list[str] | Literal["language", "all"] = Field(
@@ -43,7 +43,7 @@ class Sampling(Section):
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="0 = off")
-    max_new_tokens: int = Field(256, ge=1)
+    max_new_tokens: int = Field(256, ge=1, le=1_000_000)
     suppress: list[str | int] = Field(
         default_factory=list, description="further tokens that are never sampled; picture tokens never are"
     )

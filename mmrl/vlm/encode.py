@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mmrl.data.records import Record
-from mmrl.errors import UserError
+from mmrl.errors import RecordError, UserError
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.config import Inputs
 
@@ -52,13 +52,13 @@ def messages_of(record: Record, *, system: str | None, edit: str | None) -> list
             message["content"] = [{"type": "text", "text": message["content"]}]
     users = [m for m in messages if m.get("role") == "user"]
     if not users:
-        raise UserError(f"record {record.id}: prompt has no message of role 'user'; add one")
+        raise RecordError(record.id, "prompt has no message of role 'user'; add one")
     placed = sum(part.get("type") == "image" for m in messages for part in m["content"])
     if placed == 0:
         users[0]["content"][:0] = [{"type": "image"} for _ in record.images]
     elif placed != len(record.images):
-        raise UserError(
-            f"record {record.id}: prompt places {placed} pictures, images lists {len(record.images)}; make them equal"
+        raise RecordError(
+            record.id, f"prompt places {placed} pictures, images lists {len(record.images)}; make them equal"
         )
     if edit:
         last = users[-1]["content"]
@@ -84,10 +84,15 @@ def plain_text(record: Record) -> str:
 
 
 def pictures_of(record: Record, inputs: Inputs) -> list[Any]:
-    """The record's pictures as RGB PIL images; UserError for a missing, broken or absurdly large one."""
+    """The record's pictures as RGB PIL images; RecordError for a missing, broken or absurdly large one."""
     from mmrl.data.images import open_image
 
-    return [open_image(i, max_side=inputs.max_image_side, max_pixels=inputs.max_image_pixels) for i in record.images]
+    try:
+        return [
+            open_image(i, max_side=inputs.max_image_side, max_pixels=inputs.max_image_pixels) for i in record.images
+        ]
+    except UserError as error:
+        raise RecordError(record.id, str(error)) from error
 
 
 class Encoder:
@@ -108,19 +113,20 @@ class Encoder:
 
     def _encode(self, record: Record, edit: str | None) -> Prompt:
         if record.videos:
-            raise UserError(f"record {record.id}: videos are not read by family vlm; remove `videos`")
+            raise RecordError(record.id, "videos are not read by family vlm; remove `videos`")
         messages = messages_of(record, system=self.inputs.system, edit=edit)
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         pictures = pictures_of(record, self.inputs)
         try:
             batch = self.processor(text=[text], images=pictures or None, return_tensors="pt")
         except ValueError as error:  # the processor's own limits, e.g. an aspect ratio above 200
-            raise UserError(f"record {record.id}: the processor refuses it: {error}") from error
+            raise RecordError(record.id, f"the processor refuses it: {error}; mend or remove it") from error
         ids = batch["input_ids"][0].long()
         if len(ids) > self.inputs.max_prompt_tokens:
-            raise UserError(
-                f"record {record.id}: the prompt has {len(ids)} tokens, more than inputs.max_prompt_tokens "
-                f"{self.inputs.max_prompt_tokens}; raise it, shorten the text or lower inputs.max_pixels"
+            raise RecordError(
+                record.id,
+                f"the prompt has {len(ids)} tokens, more than inputs.max_prompt_tokens "
+                f"{self.inputs.max_prompt_tokens}; raise it, shorten the text or lower inputs.max_pixels",
             )
         media = {k: batch[k] for k in ("pixel_values", "image_grid_thw") if k in batch}
         positions = self.shape.positions(ids, media)

@@ -9,6 +9,7 @@ import torch
 from mmrl.config import Config
 from mmrl.data.records import Record
 from mmrl.errors import UserError
+from mmrl.training.devices import find_device
 from mmrl.vlm import loading, lora
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.config import Inputs, Model, Sampling
@@ -37,7 +38,7 @@ def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "a
         )
     if options.adapter.kind == "lora" and options.freeze:
         raise UserError("model.freeze: LoRA trains the adapter only; remove `freeze` or set model.adapter.kind to none")
-    where = _device(device)
+    where = find_device(device)
     path = loading.resolve(options.path)
     loading.check_folder(path)
     stored_adapter = loading.is_adapter(path)
@@ -63,18 +64,6 @@ def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "a
     return VlmPolicy(model, processor, options=options, sampling=sampling, inputs=inputs, adapter_at_zero=fresh)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device: unknown device {name!r}; use auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda was asked for, but torch sees no GPU; use cpu or auto")
-    return device
-
-
 def _dtype(options: Model, device: torch.device) -> torch.dtype:
     """float32 for everything that may train; a base below an adapter, on a GPU under autocast, rests in bfloat16."""
     amp = options.autocast == "bf16" or (options.autocast == "auto" and device.type == "cuda")
@@ -85,10 +74,9 @@ def _with_stored_adapter(model: Any, path: str, options: Model) -> Any:
     """A saved adapter: trained further with adapter.kind lora, merged into the weights otherwise."""
     from peft import PeftModel
 
-    try:
+    loading.check_adapter_base(path, model)
+    with loading.reading(f"the adapter of {path!r}"), lora.quiet_peft():
         wrapped = PeftModel.from_pretrained(model, path, is_trainable=options.adapter.kind == "lora")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"model.path: cannot load the adapter of {path!r}: {str(error).splitlines()[0]}") from error
     if options.adapter.kind == "lora":
         return wrapped
     return wrapped.merge_and_unload().requires_grad_(True)

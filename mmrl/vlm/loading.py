@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmrl import json_io
 from mmrl.errors import UserError
 from mmrl.vlm.adapters import SUPPORTED
 from mmrl.vlm.config import Inputs, Model
@@ -34,11 +34,36 @@ def is_adapter(path: str) -> bool:
 
 def base_of(path: str) -> str:
     """The checkpoint below a peft adapter folder."""
-    text = (Path(path) / "adapter_config.json").read_text(encoding="utf-8")
-    base = json.loads(text).get("base_model_name_or_path")
+    base = adapter_config(path).get("base_model_name_or_path")
     if not base:
         raise UserError(f"{path}/adapter_config.json: base_model_name_or_path is missing; write the base model there")
     return resolve(str(base))
+
+
+def adapter_config(path: str) -> dict[str, Any]:
+    """The contents of adapter_config.json."""
+    return json_io.read_object(Path(path) / "adapter_config.json", remedy="take a whole copy of the adapter")
+
+
+def check_adapter_base(path: str, model: nn.Module) -> None:
+    """Raises UserError when the adapter says that it was made for a model of another class."""
+    made_for = (adapter_config(path).get("auto_mapping") or {}).get("base_model_class")
+    if made_for is not None and made_for != type(model).__name__:
+        raise UserError(
+            f"model.path: the adapter of {path!r} was made for a {made_for}, its base_model_name_or_path is a "
+            f"{type(model).__name__}; name the right base model in adapter_config.json"
+        )
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Libraries raise anything over damaged files: here it becomes a UserError, the cause chained to it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"model.path: cannot load {what}: {_one_line(error)}") from error
 
 
 def check_folder(path: str) -> None:
@@ -65,16 +90,21 @@ def check_folder(path: str) -> None:
 
 def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    text = lines[0] if lines else ""
+    if text.endswith(":") and len(lines) > 1:  # a headline without its news
+        text = f"{text} {lines[1]}"
+    if "custom code" in text:
+        return f"{text.split('. ')[0]}; only if you trust that code, set model.trust_remote_code to true"
+    if len(text.split()) < 3:  # "'added_tokens'" says nothing without its kind
+        text = f"{type(error).__name__} {text}".strip()
+    return f"{text.rstrip('.')}; is it a whole folder written by save_pretrained?"
 
 
 def _check_class(path: str, options: Model) -> None:
     from transformers import AutoConfig
 
-    try:
+    with reading(f"the configuration of {path!r}"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=options.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.path: cannot read the configuration of {path!r}: {_one_line(error)}") from error
     kind = getattr(config, "model_type", None)
     if kind not in SUPPORTED:
         raise UserError(f"model.path: {path!r} is a {kind!r} model; family vlm takes {', '.join(SUPPORTED)}")
@@ -112,25 +142,22 @@ def load_model(path: str, options: Model, *, dtype: torch.dtype) -> nn.Module:
 
     Raises UserError: missing folder, pickle, other class, missing, surplus or wrongly shaped weights.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     check_folder(path)
     _check_class(path, options)
-    try:
-        with bars(stored_bytes(path)):
-            model, report = AutoModelForImageTextToText.from_pretrained(
-                path,
-                dtype=dtype,
-                use_safetensors=True,
-                attn_implementation=options.attention,
-                trust_remote_code=options.trust_remote_code,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"model.path: cannot load {path!r}: {_one_line(error)}") from error
+    with reading(repr(path)), bars(stored_bytes(path)):
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=options.attention,
+            trust_remote_code=options.trust_remote_code,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+        )
     for what, kind in (("missing_keys", "lacks"), ("unexpected_keys", "has surplus"), ("mismatched_keys", "has wrong")):
-        names = sorted(str(k) for k in report[what])
+        names = sorted(k if isinstance(k, str) else str(k[0]) for k in report[what])
         if names:
             raise UserError(
                 f"model.path: the weights of {path!r} do not fit its config.json: it {kind} {len(names)} tensors, "
@@ -143,10 +170,8 @@ def load_processor(path: str, options: Model, inputs: Inputs) -> Any:
     """The processor beside the weights; picture limits of the `inputs` section are written into it."""
     from transformers import AutoProcessor
 
-    try:
+    with reading(f"the processor of {path!r}"):
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=options.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"model.path: cannot load the processor of {path!r}: {_one_line(error)}") from error
     if not hasattr(processor, "image_processor"):
         raise UserError(
             f"model.path: {path!r} has no picture processor (preprocessor_config.json); copy the original's"
@@ -155,6 +180,9 @@ def load_processor(path: str, options: Model, inputs: Inputs) -> Any:
         raise UserError(f"model.path: the processor of {path!r} has no chat template; add chat_template.jinja")
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
+    with reading(f"the chat template of {path!r}"):  # broken ones show when they are first used
+        parts = [{"type": "image"}, {"type": "text", "text": "?"}]
+        processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True)
     size = dict(processor.image_processor.size)
     if inputs.min_pixels is not None:
         size["shortest_edge"] = inputs.min_pixels

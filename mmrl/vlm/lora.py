@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -41,7 +44,16 @@ def attach(shape: Shape, options: Adapter) -> Any:
         target_modules=targets(shape, options.targets),
         bias="none",
     )
-    return get_peft_model(shape.whole, config)
+    with quiet_peft():
+        return get_peft_model(shape.whole, config)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """peft asks transformers by a name that is about to go; nobody who trains can do anything about that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
 
 
 def freeze(shape: Shape, parts: list[str]) -> None:

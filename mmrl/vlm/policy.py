@@ -14,7 +14,7 @@ import torch
 
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
-from mmrl.errors import UserError, nearest
+from mmrl.errors import RecordError, UserError, nearest
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
 from mmrl.training.rollouts import Request, Rollouts
 from mmrl.vlm import loading, packed, prefix, repeated
@@ -104,12 +104,12 @@ class VlmPolicy(Policy):
 
     def _demonstration(self, record: Record) -> Sampled:
         if record.response is None:
-            raise UserError(f"record {record.id}: no `response` to imitate; add one, or use another recipe than sft")
+            raise RecordError(record.id, "no `response` to imitate; add one, or use another recipe than sft")
         ids = [*self.encoder.response_ids(record.response), self._end()]
         bad = self.suppressed.intersection(ids)
         if bad:
             token = self.processor.tokenizer.convert_ids_to_tokens(min(bad))
-            raise UserError(f"record {record.id}: `response` contains {token!r}, which is never sampled; remove it")
+            raise RecordError(record.id, f"`response` contains {token!r}, which is never sampled; remove it")
         row = Row(self.encoder(record), torch.tensor(ids, dtype=torch.long))
         return Sampled(row, torch.full((len(ids),), float("nan")), finished=True)
 

@@ -37,7 +37,9 @@ def test_all_fields(folder):
     row = {
         "id": 7,
         "task": "detection",
-        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Find."}]}],
+        "prompt": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Find."}]}
+        ],
         "images": ["img/a.png", str(folder / "img" / "b.png")],
         "videos": None,
         "answer": [[0, 0, 0.5, 1]],

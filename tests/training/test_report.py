@@ -168,3 +168,21 @@ def test_rounding_noise_and_constants_make_a_chart() -> None:
     tiny = [{"step": i, "lr": i * 1e-9} for i in range(6)]
     assert [c.name for c in charts([noise, tiny])] == ["loss", "lr"]
     assert ticks(3.0, 3.0) == [2.6, 2.8, 3.0, 3.2, 3.4]
+
+
+def test_equal_warnings_become_one_line_with_their_steps(tmp_path: Path) -> None:
+    from mmrl.training.report import merged_warnings
+
+    def rows(*steps: int, text: str = "flat") -> list[dict[str, Any]]:
+        return [{"step": step, "warnings": [text]} for step in steps]
+
+    assert merged_warnings([*rows(3), *rows(5, text="long"), *rows(8, 21)]) == [
+        "steps 3, 8 and 21: flat",
+        "step 5: long",
+    ]
+    many = merged_warnings(rows(*range(1, 31)))
+    assert many == ["30 steps (1, 2, 3, 4, 5, 6, ..., 30): flat"]
+    run = make_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows(61, 62))
+    assert page(run).count("flat") == 1 and "steps 61 and 62: flat" in page(run)

@@ -45,21 +45,21 @@ def test_messages_place_their_pictures() -> None:
 
 def test_pictures_and_places_must_agree() -> None:
     prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
-    with pytest.raises(UserError, match="record x: prompt places 1 pictures, images lists 2"):
+    with pytest.raises(UserError, match="record 'x': prompt places 1 pictures, images lists 2"):
         messages_of(Record("x", "t", prompt, (SMALL, SMALL)), system=None, edit=None)
-    with pytest.raises(UserError, match="record x: prompt has no message of role 'user'"):
+    with pytest.raises(UserError, match="record 'x': prompt has no message of role 'user'"):
         messages_of(Record("x", "t", [{"role": "system", "content": "?"}]), system=None, edit=None)
 
 
 def test_too_long_a_prompt_names_its_record(make: Callable[..., Any]) -> None:
     encoder = make(inputs={"max_prompt_tokens": 60}).encoder
     encoder(Record("fits", "t", "?"))
-    with pytest.raises(UserError, match="record long: the prompt has .* more than inputs.max_prompt_tokens 60"):
+    with pytest.raises(UserError, match="record 'long': the prompt has .* more than inputs.max_prompt_tokens 60"):
         encoder(Record("long", "t", "word " * 20))
 
 
 def test_an_extreme_picture_names_its_record(make: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match="record thin: the processor refuses it"):
+    with pytest.raises(UserError, match="record 'thin': the processor refuses it"):
         make().encoder(Record("thin", "t", "?", (Image.new("RGB", (2000, 2)),)))
 
 
@@ -69,7 +69,7 @@ def test_a_missing_picture_is_a_clear_line(make: Callable[..., Any], tmp_path: A
 
 
 def test_videos_are_refused(make: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match="record v: videos are not read"):
+    with pytest.raises(UserError, match="record 'v': videos are not read"):
         make().encoder(Record("v", "t", "?", (), ("clip.mp4",)))
 
 

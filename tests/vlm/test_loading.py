@@ -44,7 +44,7 @@ def test_no_configuration(make: Callable[..., Any], folder: Path) -> None:
 
 def test_broken_configuration(make: Callable[..., Any], folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "qwen3_vl",')
-    refused(make, "cannot read the configuration", path=folder)
+    refused(make, "cannot load the configuration", path=folder)
 
 
 def test_pickle(make: Callable[..., Any], folder: Path) -> None:

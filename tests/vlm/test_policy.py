@@ -216,9 +216,9 @@ def test_demonstrations(make: Callable[..., Any], records: list[Record], streams
     logits[:, sorted(policy.suppressed)] = -torch.inf
     expected = logits.log_softmax(-1).gather(1, row.ids[:, None])[:, 0]
     assert (logp(policy, rollouts)[0] - expected).abs().max() < 1e-5
-    with pytest.raises(UserError, match="record c: no `response`"):
+    with pytest.raises(UserError, match="record 'c': no `response`"):
         policy.demonstrations([Record("c", "t", "?")], streams)
-    with pytest.raises(UserError, match=r"record d: `response` contains '<\|image_pad\|>'"):
+    with pytest.raises(UserError, match=r"record 'd': `response` contains '<\|image_pad\|>'"):
         policy.demonstrations([Record("d", "t", "?", response="<|image_pad|>")], streams)
 
 

@@ -133,7 +133,9 @@ def test_kill_dash_nine_then_resume(folders: dict[str, Path], tmp_path: Path) ->
     file.write_text(json.dumps(settings(folders["qwen3_vl"], out, train={"steps": 60}, checkpoint={"every": 1})))
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
     command = [sys.executable, "-c", "import sys; from mmrl.cli.main import run; sys.exit(run(sys.argv[1:]))"]
-    process = subprocess.Popen([*command, "train", str(file)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, "train", str(file)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 120
     while not checkpoint.folders(out) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -143,7 +145,9 @@ def test_kill_dash_nine_then_resume(folders: dict[str, Path], tmp_path: Path) ->
     done = int(checkpoint.folders(out)[-1].name.split("-")[1])
     assert 1 <= done < 60
     steps = done + 2
-    cut = train(config(folders["qwen3_vl"], out, train={"steps": steps}, checkpoint={"every": 1}), resume=True, progress=False)
+    cut = train(
+        config(folders["qwen3_vl"], out, train={"steps": steps}, checkpoint={"every": 1}), resume=True, progress=False
+    )
     whole = train(
         config(folders["qwen3_vl"], tmp_path / "whole", train={"steps": steps}, checkpoint={"every": 1}), progress=False
     )
