@@ -18,6 +18,7 @@ from mmrl.config import Config
 from mmrl.core import recipe as core_recipe
 from mmrl.errors import UserError
 from mmrl.paths import find_config
+from mmrl.plugins import load_plugins
 
 #: The sections a family types itself, by the name of the model in its config module.
 FAMILY_SECTIONS = {"model": "Model", "sampling": "Sampling", "inputs": "Inputs"}
@@ -54,6 +55,8 @@ def build(raw: dict[str, Any], *, folder: Path, where: str = "config") -> Config
     name = raw.get("family")
     if name is None:
         raise UserError(f"{where}: family: missing; one of {', '.join(sorted(families.FAMILIES))}")
+    if str(name) not in families.FAMILIES and isinstance(raw.get("plugins"), list):
+        load_plugins([str(module) for module in raw["plugins"]])  # one of them may register the family
     try:
         module = families.config_module(str(name))
     except UserError as error:

@@ -31,6 +31,13 @@ FAMILIES = {
 }
 
 
+def register(one: Family) -> None:
+    """For plug-ins: a family of one's own. Raises UserError when the name is taken by another."""
+    if FAMILIES.get(one.name, one) != one:
+        raise UserError(f"family {one.name!r} exists already; choose another name")
+    FAMILIES[one.name] = one
+
+
 def family(name: str) -> Family:
     if name not in FAMILIES:
         raise UserError(f"family: unknown family {name!r}{nearest(name, FAMILIES)}")

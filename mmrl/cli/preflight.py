@@ -20,7 +20,7 @@ def problems(config: Config) -> list[str]:
 
 
 def _plugins(config: Config) -> None:
-    from mmrl.rewards.plugins import load_plugins
+    from mmrl.plugins import load_plugins
 
     load_plugins(config.plugins)
 

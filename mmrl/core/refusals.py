@@ -49,6 +49,7 @@ def clip_widths(bounds: Bound | None, gate: Bound, unit: str, where: str) -> dic
         raise UserError(f"{where}: gate {gate.stage.name!r} has no clip, so `bounds` would be ignored; remove it")
     given: dict[str, Any] = {}
     if bounds is not None and not bounds.stage.required:
+        check_options(bounds, {}, where)
         given = bounds(Table({}))
     for name, value in given.items():
         if value is None and taken.get(name) is not None:

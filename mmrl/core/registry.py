@@ -143,5 +143,7 @@ def bind(kind: str, spec: Mapping[str, Any] | str, *, ignore: tuple[str, ...] = 
     options = {k: v for k, v in data.items() if k not in ignore}
     for option in options:
         if option not in found.options:
-            raise UserError(f"recipe: {kind} {found.name!r} has no option {option!r}{nearest(option, found.options)}")
+            raise UserError(
+                f"recipe: {kind} {found.name!r} has no option {option!r}{nearest(option, (*found.options, *ignore))}"
+            )
     return Bound(found, options)

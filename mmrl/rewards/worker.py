@@ -14,7 +14,7 @@ from typing import Any
 
 from mmrl.errors import UserError
 from mmrl.rewards.calling import Fault, score_rows
-from mmrl.rewards.plugins import load_plugins
+from mmrl.plugins import load_plugins
 from mmrl.rewards.registry import find
 
 

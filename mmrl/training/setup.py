@@ -17,6 +17,7 @@ from mmrl.data.images import check_header, open_image
 from mmrl.data.read import read_records
 from mmrl.data.records import Record
 from mmrl.errors import UserError
+from mmrl.plugins import load_plugins
 from mmrl.rewards.score import Scorer
 from mmrl.selection.base import find as find_selector
 from mmrl.training.devices import find_device
@@ -33,16 +34,9 @@ def prepare_machine(config: Config) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    for module in config.plugins:
-        load_plugin(module)
+    load_plugins(config.plugins)
     for module in families.family(config.family).extra_stages:
         importlib.import_module(module)
-
-
-def load_plugin(module: str) -> None:
-    from mmrl.rewards.plugins import load_plugins
-
-    load_plugins([module])
 
 
 def load_recipe(config: Config, unit: str) -> Recipe:

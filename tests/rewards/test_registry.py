@@ -10,7 +10,7 @@ from mmrl.config import RewardSpec
 from mmrl.errors import UserError
 from mmrl.rewards import registry
 from mmrl.rewards.plan import check_task, make_plan
-from mmrl.rewards.plugins import import_function, load_plugins
+from mmrl.plugins import import_function, load_plugins
 from mmrl.rewards.registry import bind_options, find, registered, reward, set_task_rewards, task_rewards
 
 

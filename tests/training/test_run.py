@@ -263,3 +263,26 @@ def test_a_selector_decides_what_is_kept_and_is_resumed(tmp_path: Path) -> None:
         train(config(tmp_path / "bad", selection={"name": "picky", "options": {"sparse": 1}}), progress=False)
     with pytest.raises(UserError, match="did you mean 'uniform'"):
         train(config(tmp_path / "bad2", selection={"name": "uniforn"}), progress=False)
+
+
+def test_a_plugin_registers_a_family_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(families.FAMILIES, "toy")
+    (tmp_path / "toy_plugin.py").write_text(
+        'from mmrl.families import Family, register\nregister(Family("toy", config="toy_config", entry="toy_family"))\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = train(config(tmp_path / "run", plugins=["toy_plugin"], train={"steps": 1}), progress=False)
+    assert lines(run)[1]["updates"] == 1
+    with pytest.raises(UserError, match="exists already"):
+        families.register(families.Family("vlm", config="toy_config", entry="toy_family"))
+
+
+@pytest.mark.parametrize("value", [-3, "abc"])
+def test_impossible_clip_widths_are_refused(tmp_path: Path, value: object) -> None:
+    with pytest.raises(UserError, match="low must be a number of at least 0"):
+        train(config(tmp_path / "run", recipe_options={"bounds.low": value}), progress=False)
+
+
+def test_a_misspelt_coefficient_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'coef'"):
+        train(config(tmp_path / "run", recipe_options={"penalties.kl.coeff": 1.0}), progress=False)
