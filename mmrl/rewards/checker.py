@@ -14,8 +14,8 @@ from typing import Any
 
 from mmrl.data.records import Record
 from mmrl.errors import UserError
-from mmrl.rewards.calling import Fault, Row, score_rows
 from mmrl.plugins import import_function
+from mmrl.rewards.calling import Fault, Row, score_rows
 from mmrl.rewards.registry import RewardDef, bind_options, option_defaults, registered
 
 SLOW_MS = 100.0  # per row; more holds up training

@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mmrl.errors import UserError
-from mmrl.rewards.calling import Fault, score_rows
 from mmrl.plugins import load_plugins
+from mmrl.rewards.calling import Fault, score_rows
 from mmrl.rewards.registry import find
 
 

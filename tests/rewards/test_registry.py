@@ -8,9 +8,9 @@ import pytest
 
 from mmrl.config import RewardSpec
 from mmrl.errors import UserError
+from mmrl.plugins import import_function, load_plugins
 from mmrl.rewards import registry
 from mmrl.rewards.plan import check_task, make_plan
-from mmrl.plugins import import_function, load_plugins
 from mmrl.rewards.registry import bind_options, find, registered, reward, set_task_rewards, task_rewards
 
 
