@@ -4,7 +4,7 @@
 
 It runs the recipe `sft` of this package's own trainer on the digit scenes, with the seed and the number of steps below,
 and copies the last step's model. The learning rate stays high to the end, on purpose: a start whose learning rate was
-decayed to nothing leaves reinforcement less room. About 8 minutes on one CPU core; docs/embedded_vlm.md holds the
+decayed to nothing leaves reinforcement less room. About 12 minutes on one CPU core; docs/embedded_vlm.md holds the
 curve and says why it stops where it does.
 """
 

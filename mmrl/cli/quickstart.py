@@ -37,7 +37,7 @@ def quickstart(
     if control is Control.shuffled:
         overrides.append("train.control=shuffled")
     if control is Control.supervised:
-        # as many seconds a step as with rewards: a demonstration with its own picture takes about the time of four samples
+        # as many seconds a step as with rewards: a demonstration, with a picture of its own, costs about four samples
         rewarded = config_io.resolve(f"quickstart/{family}").train
         prompts = max(1, rewarded.prompts * rewarded.group // 4)
         overrides += ["recipe=sft", "recipe_options={}", "train.group=1", f"train.prompts={prompts}"]

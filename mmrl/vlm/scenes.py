@@ -183,7 +183,8 @@ def held_out() -> list[Record]:
         if left[kind(record)] > 0:
             left[kind(record)] -= 1
             chosen.append(record)
-    return chosen
+    order = list(HELD_OUT)  # what the headline metrics are about comes first, so that samples show it
+    return sorted(chosen, key=lambda record: order.index(kind(record)))
 
 
 # ---- names ---------------------------------------------------------------------------------------------------------
