@@ -1,7 +1,7 @@
 """Fine-tune a vision-language model with your own reward: the whole program.
 
 python examples/finetune_vlm.py            # the small embedded model, minutes on a CPU
-python examples/finetune_vlm.py Qwen/Qwen2.5-VL-3B-Instruct my_records.jsonl
+python examples/finetune_vlm.py Qwen/Qwen2.5-VL-3B-Instruct my_records.jsonl [my_held_out_records.jsonl]
 """
 
 import sys
@@ -19,7 +19,8 @@ def short(outputs, records, info):
     return [0.1 if row["length"] < 24 else 0.0 for row in info]
 
 
-model, data = sys.argv[1:3] if len(sys.argv) > 2 else ("embedded:vlm", "digits:train?task=detection")
+mine = sys.argv[1:] or ["embedded:vlm", "digits:train?task=detection", "digits:eval"]
+model, data, held_out = [*mine, None] if len(mine) == 2 else mine  # without held-out records nothing is evaluated
 small = model == "embedded:vlm"
 config = build(
     {
@@ -27,7 +28,7 @@ config = build(
         "recipe": "visual-rft",
         "out": "runs/my-run",
         "model": {"path": model, "adapter": {"kind": "none" if small else "lora"}},
-        "data": {"train": data, "eval": "digits:eval", "eval_records": 50},
+        "data": {"train": data, "eval": held_out, "eval_records": 50},
         "rewards": {"components": [{"name": "auto"}, {"name": "short", "weight": 0.5}]},
         "sampling": {"max_new_tokens": 48},
         "train": {"steps": 20, "prompts": 8, "group": 8},

@@ -104,6 +104,7 @@ class Logging(Section):
     wandb: bool = False
     trackio: bool = False
     project: str = "mmrl"
+    entropy_every: int = Field(10, ge=0, description="steps between two looks at the entropy of the policy; 0 = never")
     rollouts: int = Field(4, ge=0, description="training rollouts written to samples/ at each evaluation")
 
 

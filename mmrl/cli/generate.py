@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from mmrl.data.records import FRAMES
 from mmrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#7768ae", "#e1bc29")
 
+DEFAULT_FRAME = "norm1000"
+Frame = StrEnum("Frame", {name: name for name in FRAMES})  # type: ignore[misc]
+
 
 def generate(
     checkpoint: Path = typer.Argument(..., help="Run folder (its best), step folder or exported folder."),
@@ -24,6 +29,11 @@ def generate(
     image: list[Path] | None = typer.Option(None, "--image", help="Picture file; may be given several times."),
     n: int = typer.Option(1, "--n", min=1, max=10_000, help="Answers; one is greedy, several are sampled."),
     seed: int = typer.Option(0, "--seed", min=0, max=2**63 - 1, help="Random seed of the samples."),
+    frame: Frame | None = typer.Option(
+        None,
+        "--frame",
+        help=f"Coordinates of the answers' boxes; default as in the run's records, else {DEFAULT_FRAME}.",
+    ),
     config: str | None = typer.Option(None, "--config", help="Configuration; default the run's own."),
     out: Path = typer.Option(Path("generated"), "--out", help="Folder for the pictures with boxes and answers.json."),
 ) -> None:
@@ -40,15 +50,20 @@ def generate(
     for path in image or []:
         if not path.is_file():
             raise UserError(f"--image {path}: no such file")
-    answers = answer(folder, prompt, image or [], config=config, n=n, seed=seed)
-    for path in write_answers(answers, out, prompt=prompt, checkpoint=str(checkpoint), seed=seed):
+    resolved = settings(folder, config)
+    used = frame.value if frame is not None else frame_of(resolved) if image else DEFAULT_FRAME
+    answers = answer(folder, prompt, image or [], resolved=resolved, n=n, seed=seed, frame=used)
+    for path in write_answers(answers, out, prompt=prompt, checkpoint=str(checkpoint), seed=seed, frame=used):
         typer.echo(f"wrote {path}")
 
 
 def answer(
-    checkpoint: Path, prompt: str, images: list[Path], *, config: str | None, n: int, seed: int
+    checkpoint: Path, prompt: str, images: list[Path], *, resolved: Config, n: int, seed: int, frame: str
 ) -> list[dict[str, Any]]:
-    """`n` answers as {"prompt", "output", "images": [PIL], "boxes": [pixel boxes on the picture]}."""
+    """`n` answers as {"prompt", "output", "images": [PIL], "boxes": [pixel boxes on the first picture]}.
+
+    frame   the coordinates the model writes its boxes in.
+    """
     from mmrl import families
     from mmrl.core.streams import Streams
     from mmrl.data.records import Record
@@ -56,11 +71,11 @@ def answer(
     from mmrl.training.run import model_folder
     from mmrl.training.setup import prepare_machine
 
-    resolved = settings(checkpoint, config)
     resolved.model.path = str(model_folder(checkpoint))
     prepare_machine(resolved)
     policy = families.entry(resolved.family).load_policy(resolved)
-    record = Record(id="generate", task="detection", prompt=prompt, images=tuple(str(p.resolve()) for p in images))
+    pictures = tuple(str(p.resolve()) for p in images)
+    record = Record(id="generate", task="detection", prompt=prompt, images=pictures, frame=frame)
     rollouts = policy.rollout([Request(record, n)], Streams(seed, 0, "generate"), greedy=n == 1)
     answers: list[dict[str, Any]] = policy.describe(rollouts, range(len(rollouts)))
     return answers
@@ -72,7 +87,7 @@ def settings(checkpoint: Path, config: str | None) -> Config:
     from mmrl.training.run import run_config
 
     if config is not None:
-        return config_io.resolve(config)
+        return run_config(checkpoint, config)
     try:
         return run_config(checkpoint, None)
     except UserError:
@@ -87,7 +102,30 @@ def settings(checkpoint: Path, config: str | None) -> Config:
     return config_io.build(plain, folder=Path.cwd(), where=str(checkpoint))
 
 
-def write_answers(answers: list[dict[str, Any]], out: Path, *, prompt: str, checkpoint: str, seed: int) -> list[Path]:
+def frame_of(config: Config) -> str:
+    """The coordinate frame of the training records, if they can still be read and all have the same."""
+    from mmrl import config_io, families
+    from mmrl.data.read import scan
+    from mmrl.data.records import Record
+
+    entries = config.data.train
+    require: Literal["answer", "response"] = "answer"
+    if config_io.recipe_of(config).experience == "records":
+        require = "response"
+    found = set()
+    for name in [entries] if isinstance(entries, str) else entries:
+        if config_io.EMBEDDED.fullmatch(name) and not Path(name).exists():
+            found |= {record.frame for record in families.entry(config.family).builtin(name)}
+        elif Path(name).exists():
+            found |= {row.frame for row in scan(Path(name), require=require) if isinstance(row, Record)}
+        else:
+            return DEFAULT_FRAME
+    return found.pop() if len(found) == 1 else DEFAULT_FRAME
+
+
+def write_answers(
+    answers: list[dict[str, Any]], out: Path, *, prompt: str, checkpoint: str, seed: int, frame: str
+) -> list[Path]:
     """Print the answers; write answers.json and one PNG an answer that has a picture. Returns the files."""
     out.mkdir(parents=True, exist_ok=True)
     written, rows = [], []
@@ -96,12 +134,12 @@ def write_answers(answers: list[dict[str, Any]], out: Path, *, prompt: str, chec
         row = {"output": item["output"], "boxes": item.get("boxes") or []}
         if item.get("images"):
             path = out / f"answer-{i}.png"
-            draw_boxes(item["images"][-1], row["boxes"]).save(path)
+            draw_boxes(item["images"][0], row["boxes"]).save(path)
             row["image"] = path.name
             written.append(path)
         rows.append(row)
     file = out / "answers.json"
-    body = {"checkpoint": checkpoint, "prompt": prompt, "seed": seed, "answers": rows}
+    body = {"checkpoint": checkpoint, "prompt": prompt, "seed": seed, "frame": frame, "answers": rows}
     file.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return [*written, file]
 

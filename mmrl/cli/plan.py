@@ -11,6 +11,9 @@ from mmrl.config import Config
 from mmrl.core.recipe import Recipe
 from mmrl.errors import UserError
 
+#: Lengths of prompts that pieces are counted for, besides the configured limit.
+PROMPT_TOKENS = (256, 1024)
+
 
 def show(config: Config) -> None:
     """Print the plan of a run."""
@@ -36,27 +39,52 @@ def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
     train = config.train
     epochs = train.epochs or recipe.epochs
     minibatches = train.minibatches or recipe.minibatches
-    rows = train.prompts * train.group
+    imitates = recipe.experience == "records"
+    group = 1 if imitates else train.group
+    rows = train.prompts * group
     updates = epochs * minibatches
     per_rank = -(-train.prompts // ranks)
     tokens = getattr(config.sampling, "max_new_tokens", None)
     out = [
-        f"{train.prompts} prompts x {train.group} samples = {rows} rollouts a step, over all ranks",
-        f"{count(ranks, 'rank')}: up to {count(per_rank, 'prompt')} = {count(per_rank * train.group, 'rollout')} each"
+        f"{count(train.prompts, 'record')} a step, over all ranks, each imitated once (train.group is not used)"
+        if imitates
+        else f"{train.prompts} prompts x {train.group} samples = {rows} rollouts a step, over all ranks",
+        f"{count(ranks, 'rank')}: up to {count(per_rank, 'prompt')} = {count(per_rank * group, 'rollout')} each"
         " (a group stays whole on its rank)",
         f"{count(epochs, 'pass', 'passes')} x {count(minibatches, 'minibatch', 'minibatches')}"
         f" = {count(updates, 'optimiser step')} per batch of rollouts, each over about {rows // minibatches} rollouts",
     ]
     budget = getattr(config.model, "piece_tokens", None)
     if tokens and budget:
-        chunk = max(1, budget // tokens)
-        pieces = -(-(per_rank * train.group) // chunk)
+        prompts = -(-per_rank // minibatches)
+        longest = getattr(config.inputs, "max_prompt_tokens", None)
         out.append(
-            f"gradients accumulate over pieces of at most {budget} tokens: at most {count(pieces, 'piece')} of"
-            f" completions a rank when all reach {tokens} tokens"
+            f"gradients accumulate over pieces of at most {budget} tokens, prompts counted; how many rows fit depends"
+            f" on the prompts' length, here for completions of all {tokens} tokens:"
+        )
+        for length in sorted({n for n in (*PROMPT_TOKENS, longest) if n and n <= (longest or n)}):
+            fits = max(1, budget // (length + tokens))
+            cut = pieces(prompts, group, prompt=length, completion=tokens, budget=budget)
+            most = " (the limit, inputs.max_prompt_tokens)" if length == longest else ""
+            out.append(
+                f"  prompts of {length} tokens{most}: {count(fits, 'row')} a piece, {count(cut, 'piece')} an optimiser"
+                " step and rank"
+            )
+        out.append(
+            "  (each row counts its prompt; model.shared_prefix: packed counts it once a prompt and"
+            " needs fewer pieces, a recipe that keeps groups whole needs larger ones)"
         )
     out.append(f"{train.steps} steps = {train.steps * rows} rollouts, {train.steps * updates} optimiser steps")
     return out
+
+
+def pieces(prompts: int, group: int, *, prompt: int, completion: int, budget: int) -> int:
+    """Pieces of `mmrl.vlm.batching.plan` for prompts and completions of one length each (forms cache and off): a row
+    costs prompt + completion, and only prompts that fit the budget together share a bundle."""
+    chunk = max(1, budget // (prompt + completion))
+    whole, rest = divmod(prompts, max(1, budget // prompt))
+    bundles = [max(1, budget // prompt)] * whole + [rest] * (rest > 0)
+    return sum(-(-(n * group) // chunk) for n in bundles)
 
 
 def count(n: int, one: str, many: str | None = None) -> str:

@@ -30,15 +30,17 @@ def _stages(config: Config) -> None:
     channels that the policy does not provide are refused."""
     from mmrl import families
     from mmrl.core import catalogue  # noqa: F401  (registers the stages)
-    from mmrl.core.objective import Objective
+    from mmrl.selection.base import find as find_selector
+    from mmrl.training.objectives import channels_of, objectives, optimiser_settings
     from mmrl.training.setup import load_recipe
 
     for module in families.family(config.family).extra_stages:
         importlib.import_module(module)
     kind = families.entry(config.family).POLICY
     recipe = load_recipe(config, kind.unit)
-    for channel in sorted({name for name, _ in recipe.phases}) or [kind.channels[0]]:
-        Objective(recipe, channel=channel, unit=kind.unit, provides=kind.provides)
+    objectives(recipe, kind, find_selector(config.selection.name, config.selection.options))
+    for channel in channels_of(recipe, kind):
+        optimiser_settings(config, recipe, channel)
 
 
 def _selection(config: Config) -> None:

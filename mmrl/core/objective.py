@@ -15,7 +15,8 @@ from torch import Tensor
 import mmrl.core.catalogue  # noqa: F401  (registers the stages)
 from mmrl.core.channels import carries_gradient, split_pass
 from mmrl.core.recipe import ChannelSpec, Recipe
-from mmrl.core.refusals import check_options, check_unit, clip_widths, number
+from mmrl.core.reducers import REDUCERS
+from mmrl.core.refusals import check_names, check_options, check_reachable, check_unit, clip_widths, number
 from mmrl.core.registry import SCOPES, Bound, bind
 from mmrl.core.table import Table
 from mmrl.errors import UserError
@@ -58,7 +59,17 @@ class Outcome:
 class Objective:
     """One channel's objective under a recipe, for a policy whose log-probs have `unit` and that offers `provides`."""
 
-    def __init__(self, recipe: Recipe, *, channel: str, unit: str, provides: frozenset[str]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        channel: str,
+        unit: str,
+        provides: frozenset[str],
+        keys: frozenset[str] | None = None,
+        segments: frozenset[str] | None = None,
+    ) -> None:
+        """keys, segments: the names that rollouts will carry; None leaves them unchecked."""
         spec: ChannelSpec = recipe.channel(channel)
         self.recipe, self.unit, self.provides = recipe, unit, provides
         self.shape = [bind("shape", s) for s in recipe.shape]
@@ -75,9 +86,9 @@ class Objective:
             if coef != 0:  # a coefficient of 0 costs no reference pass
                 own = bind("reduce", p["reduce"]) if "reduce" in p else reduce
                 self.terms_.append(LossTerm(bound.stage.name, coef, bound, own))
-        self._check(f"recipe {recipe.slug}")
+        self._check(f"recipe {recipe.slug}", keys, segments)
 
-    def _check(self, where: str) -> None:
+    def _check(self, where: str, keys: frozenset[str] | None, segments: frozenset[str] | None) -> None:
         names = [t.name for t in self.terms_]
         for name in names:
             if names.count(name) > 1:
@@ -89,9 +100,10 @@ class Objective:
         widths = clip_widths(self.bounds, self.terms_[0].stage, self.unit, where)
         for bound in self._all():
             check_options(bound, widths, where)
-        for base in self.needs()[""]:
-            if base not in self.provides:
-                raise UserError(f"{where}: needs {base}, which this policy does not provide")
+        offered = self.provides | REDUCERS.keys()
+        for bound in self._all():
+            check_reachable(bound, self.provides, offered, fresh=self.recipe.experience == "fresh", where=where)
+            check_names(bound, keys, segments, where)
 
     def _all(self) -> list[Bound]:
         early = [*self.shape, self.advantage, *self.select, *self.weight, *([self.bounds] if self.bounds else [])]
@@ -109,8 +121,9 @@ class Objective:
     @property
     def scope(self) -> str:
         """What a piece must hold for one pass to be exact: the widest scope among stages of the update."""
-        late = [b for b in self.weight if not self._early(b)] + [t.stage for t in self.terms_]
-        return max((b.scope for b in late), key=SCOPES.index)
+        late = [b for b in self.weight if self._late(b)] + [t.stage for t in self.terms_]
+        chunks = [REDUCERS[base].scope for base in self.needs()[""] if base in REDUCERS]
+        return max([b.scope for b in late] + chunks, key=SCOPES.index)
 
     def needs(self) -> dict[str, set[str]]:
         """Channels the policy must evaluate, by pass: {"": {...}, "old": {...}, "ref": {...}, "sampler": {...}}."""
@@ -118,7 +131,7 @@ class Objective:
         for bound in self._all():
             for name in bound.needs(self.provides):
                 prefix, base = split_pass(name)
-                if (prefix or carries_gradient(name)) and base not in ("adv_nt", "loss_nt"):
+                if (prefix or self._current(name)) and base not in ("adv_nt", "loss_nt"):
                     out[prefix].add(base)
         return out
 
@@ -133,7 +146,16 @@ class Objective:
         return out
 
     def _early(self, bound: Bound) -> bool:
-        return not any(carries_gradient(n) for n in bound.needs(self.provides))
+        return not any(self._current(n) for n in bound.needs(self.provides))
+
+    def _late(self, bound: Bound) -> bool:
+        """May run inside the pieces of an update: it reads the current pass, or the old one that it stands in for."""
+        return not self._early(bound) or any(split_pass(n)[0] == "old" for n in bound.needs(self.provides))
+
+    @staticmethod
+    def _current(name: str) -> bool:
+        """A channel of the current pass: it carries gradient, or a reducer fills it."""
+        return carries_gradient(name) or name in REDUCERS
 
     def prepare(self, table: Table) -> Table:
         """Shape, advantage, select on the FULL table of a batch. Adds reward_n (shaped), adv_nt, keep_n. All detached.

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from mmrl.core.channels import CHANNELS, split_pass
 from mmrl.core.probe import probe
 from mmrl.core.registry import Bound
 from mmrl.core.table import Table
-from mmrl.errors import UserError
+from mmrl.errors import UserError, nearest
 
 #: A clip width above this on a mean over elements never clips: log-probs there are means, ratios stay within 1e-3 of 1.
 WIDEST_ELEMENT_CLIP = 0.02
@@ -63,3 +64,36 @@ def clip_widths(bounds: Bound | None, gate: Bound, unit: str, where: str) -> dic
             "use about 1e-4 (recipe option bounds.high)"
         )
     return {k: v for k, v in given.items() if v is not None and not isinstance(v, torch.Tensor)}
+
+
+def check_reachable(
+    bound: Bound, provides: frozenset[str], offered: frozenset[str], *, fresh: bool, where: str
+) -> None:
+    """Every channel a stage needs must come from somewhere. `offered`: what policy and reducers can evaluate."""
+    stage = bound.stage
+    for name in sorted(bound.needs(provides)):
+        prefix, base = split_pass(name)
+        by_policy = prefix in ("old", "ref") or CHANNELS[base].grad or CHANNELS[base].axes == "t"
+        if prefix == "sampler" and not (fresh and base == "logp_nt"):
+            raise UserError(f"{where}: {stage.kind} {stage.name!r} needs {name}, but nothing here is sampled")
+        if base == "reward_ntk":
+            raise UserError(
+                f"{where}: {stage.kind} {stage.name!r} needs a reward per decision; rewards are per rollout"
+            )
+        made = base in ("adv_nt", "loss_nt") or not (by_policy and CHANNELS[base].provider == "policy")
+        if prefix != "sampler" and not made and base not in offered:
+            raise UserError(f"{where}: needs {name}, which this policy does not provide ({stage.kind} {stage.name!r})")
+
+
+def check_names(bound: Bound, keys: frozenset[str] | None, segments: frozenset[str] | None, where: str) -> None:
+    """Keys and segments that options name must exist. None: not known, not checked."""
+    options = {**bound.stage.options, **bound.options}
+    key, level = options.get("key"), options.get("level")
+    if keys is not None and isinstance(key, str) and key not in keys:
+        raise UserError(f"{where}: {bound.stage.name!r}: key: no key {key!r} in the rollouts{nearest(key, keys)}")
+    if segments is not None and isinstance(level, str) and level.startswith("segment:"):
+        name = level.partition(":")[2]
+        if name not in segments:
+            raise UserError(
+                f"{where}: {bound.stage.name!r}: level: rollouts have no segment {name!r}{nearest(name, segments)}"
+            )

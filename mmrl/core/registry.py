@@ -15,7 +15,7 @@ from mmrl.core.channels import is_channel
 from mmrl.core.table import Table
 from mmrl.errors import UserError, nearest
 
-KINDS = ("shape", "advantage", "select", "weight", "bounds", "gate", "penalty", "reduce", "reducer")
+KINDS = ("shape", "advantage", "select", "weight", "bounds", "gate", "penalty", "reduce")
 UNITS = ("decision", "row", "element-mean")
 SCOPES = ("decision", "row", "group", "batch")
 _CONTAINERS = ("keys", "segments")

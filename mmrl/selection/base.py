@@ -25,7 +25,10 @@ class Selector:
     observe(requests, reward_n, prompt_n)       after rewards: posteriors, value trackers.
     after_update(score)                 after the step; `score()` gives current log-probs [N,T], no gradient.
     state_dict, load_state_dict         plain values.
+    keys                                names its requests add to the keys of the rollouts.
     """
+
+    keys: frozenset[str] = frozenset()
 
     def __init__(self, records: Sequence[Record], *, prompts: int, group: int, seed: int, shuffle: bool = True) -> None:
         self.records, self.prompts, self.group = records, prompts, group

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +24,13 @@ from torch import Tensor
 
 from mmrl import json_io
 from mmrl.errors import UserError
+from mmrl.training.metrics import clean
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _UNFINISHED = ".writing-"
+_REPLACED = _UNFINISHED + "old-"  # the earlier copy of a step while the new one takes its place
+_DAMAGED = ".damaged-"
 
 
 @dataclass
@@ -40,6 +44,12 @@ class Saved:
 
 def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:06d}"
+
+
+def _step_of(folder: Path) -> int:
+    """-1 for a folder that is no step's."""
+    found = re.fullmatch(r"(?:\..+-)?step-(\d+)", folder.name)
+    return int(found[1]) if found else -1
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -79,13 +89,15 @@ def write(
     work.mkdir(parents=True)
     save_model(work / "model")
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, work / "trainable.safetensors")
-    (work / "state.json").write_text(json.dumps(state, indent=1))
+    (work / "state.json").write_text(json.dumps(clean(state), indent=1, allow_nan=False))
     hashes = {str(p.relative_to(work)): _digest(p) for p in _files(work)}
     (work / MANIFEST).write_text(json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=1))
     for path in (*_files(work), work / MANIFEST, work):
         _sync(path)
     if final.exists():  # the same step saved again after a resume
-        old = final.with_name(_UNFINISHED + "old-" + final.name)
+        old = final.with_name(_REPLACED + final.name)
+        if old.exists():
+            shutil.rmtree(old)
         final.rename(old)
         work.rename(final)
         shutil.rmtree(old)
@@ -116,11 +128,18 @@ def fault(folder: Path) -> str | None:
 
 def folders(run: Path) -> list[Path]:
     """Finished checkpoint folders, oldest first."""
-    return sorted((run / "checkpoints").glob("step-[0-9]*"))
+    found = (p for p in (run / "checkpoints").glob("step-*") if _step_of(p) >= 0)
+    return sorted(found, key=lambda p: (_step_of(p), p.name))
 
 
 def newest_whole(run: Path, *, tell: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that matches its hashes; damaged ones are named and passed over."""
+    """The newest checkpoint that matches its hashes; damaged ones are named and passed over. A step whose second save
+    was killed while the two copies changed places gets its first copy back."""
+    for old in sorted((run / "checkpoints").glob(_REPLACED + "step-*")):
+        final = old.with_name(old.name.removeprefix(_REPLACED))
+        if not final.exists():
+            old.rename(final)
+            tell(f"checkpoint {final.name}: the save that was to replace it was cut off; its earlier copy is used")
     for folder in reversed(folders(run)):
         problem = fault(folder)
         if problem is None:
@@ -137,13 +156,30 @@ def read(folder: Path) -> Saved:
     return Saved(folder, tensors, json.loads((folder / "state.json").read_text()))
 
 
-def prune(run: Path, *, keep_last: int, best: int | None) -> None:
-    """Keep the last n and the best by metric; also clear leftovers of interrupted saves."""
-    kept = {p.name for p in folders(run)[-keep_last:]}
+def set_aside_newer(run: Path, step: int, *, tell: Callable[[str], None]) -> None:
+    """Rename the folders of later steps than the one that resumes, all of them damaged: they count no more."""
+    for folder in folders(run):
+        if _step_of(folder) > step:
+            aside = folder.with_name(_DAMAGED + folder.name)
+            if aside.exists():
+                shutil.rmtree(aside)
+            folder.rename(aside)
+            tell(f"checkpoint {folder.name} is set aside as {aside.name}")
+
+
+def prune(run: Path, *, keep_last: int, best: int | None, just_written: int) -> None:
+    """Keep the checkpoint just written, the last n up to it (itself among them) and the best by metric. Folders of
+    later steps are left alone. Clears leftovers of interrupted saves, and set-aside folders of steps up to this one.
+    """
+    earlier = [p for p in folders(run) if _step_of(p) <= just_written]
+    kept = {p.name for p in earlier[-keep_last:]} | {step_folder(run, just_written).name}
     if best is not None:
         kept.add(step_folder(run, best).name)
-    for folder in folders(run):
+    for folder in earlier:
         if folder.name not in kept:
             shutil.rmtree(folder)
     for leftover in (run / "checkpoints").glob(_UNFINISHED + "*"):
         shutil.rmtree(leftover)
+    for damaged in (run / "checkpoints").glob(_DAMAGED + "*"):
+        if _step_of(damaged) <= just_written:
+            shutil.rmtree(damaged)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
@@ -33,12 +36,23 @@ def write_samples(
         images = shown.pop("images", [])
         line = {"id": rollouts.records[i].id, **shown, "reward": _components(scored, i)}
         if images:
-            name = f"images/{i:03d}.png"  # the same records every time, so one picture serves all steps
-            if not (folder / name).exists():
-                images[0].convert("RGB").save(folder / name)
-            line["image"] = name
+            line["image"] = _keep(images[0].convert("RGB"), rollouts.records[i].id, folder)
         lines.append(json.dumps(line))
     (folder / f"step-{step:06d}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def _keep(image: Image.Image, record_id: str, folder: Path) -> str:
+    """Save the picture under `folder` unless it is there; returns images/NAME.png.
+
+    The name is a hash of the record's id and of the pixels: one picture serves all steps, and a run that goes on with
+    other records (or other pictures under the same ids) never shows its boxes on old ones.
+    """
+    key = hashlib.blake2b(f"{record_id}\n{image.size}\n".encode(), digest_size=8)
+    key.update(image.tobytes())
+    name = f"images/{key.hexdigest()}.png"
+    if not (folder / name).exists():
+        image.save(folder / name)
+    return name
 
 
 def write_rollouts(run: Path, step: int, scored: Scored, count: int) -> None:

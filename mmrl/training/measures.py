@@ -59,12 +59,13 @@ class UpdateLog:
         self.stepped = 0
         self.gap: tuple[float, float] | None = None
 
-    def add(self, update: Update, norm: float, stepped: bool, first_table: Table | None) -> None:
+    def add(self, update: Update, norm: float, stepped: bool, table: Table | None) -> None:
+        """`table`: None where two passes differ by nature (dropout) and a gap would say nothing."""
+        if not self.updates and table is not None:  # no weight has changed since sampling
+            self.gap = sampler_gap(update, table)
         self.updates.append(update)
         self.norms.append(norm)
         self.stepped += stepped
-        if first_table is not None:
-            self.gap = sampler_gap(update, first_table)
 
     def values(self, lr: float, skipped: int) -> dict[str, Any]:
         out: dict[str, Any] = {"updates": self.stepped, "skipped_updates": skipped, "lr": lr}

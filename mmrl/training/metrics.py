@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,21 +22,28 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    def __init__(self, folder: Path) -> None:
+    """Event files. Points that an earlier session wrote from `first_step` on are purged: the run makes those steps
+    again. None: from the first step that is logged on."""
+
+    def __init__(self, folder: Path, first_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder))
+        self.open: Callable[[int], Any] = lambda step: SummaryWriter(str(folder), purge_step=step)
+        self.writer: Any = None if first_step is None else self.open(first_step)
 
     def log(self, step: int, values: dict[str, float]) -> None:
+        self.writer = self.writer or self.open(step)
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 class External:
-    """wandb or trackio: the same three calls."""
+    """wandb or trackio: the same three calls. A resumed run goes on in the tracker's own run, whose id (wandb) or name
+    (trackio) is kept in the run folder."""
 
     def __init__(self, package: str, project: str, run: Path, config: dict[str, Any]) -> None:
         if importlib.util.find_spec(package) is None:
@@ -43,7 +51,16 @@ class External:
                 f"log.{package}: the package {package} is not installed; pip install {package}, or set it false"
             )
         self.module = importlib.import_module(package)
-        self.module.init(project=project, name=run.name, config=config)
+        kept = run / ("wandb_run_id" if package == "wandb" else "trackio_run_name")
+        known = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
+        if package == "wandb":
+            identity = known or uuid.uuid4().hex
+            self.module.init(project=project, name=run.name, config=config, id=identity, resume="allow")
+        else:  # "never" gives another name where one is taken, by a run of another folder
+            resume = "allow" if known else "never"
+            started = self.module.init(project=project, name=known or run.name, config=config, resume=resume)
+            identity = str(started.name)
+        kept.write_text(identity + "\n", encoding="utf-8")
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self.module.log(values, step=step)
@@ -52,10 +69,14 @@ class External:
         self.module.finish()
 
 
-def _clean(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite becomes null."""
+def clean(value: Any) -> Any:
+    """JSON has no NaN: every number that is not finite, at any depth, becomes null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: clean(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean(v) for v in value]
     return value
 
 
@@ -64,26 +85,28 @@ class MetricsLog:
 
     def __init__(self, run: Path, config: Logging, *, keep_lines: int, settings: dict[str, Any]) -> None:
         self.path = run / "metrics.jsonl"
-        self._rewind(keep_lines)
+        first_step = self._rewind(keep_lines)
         self.lines = keep_lines
         self.file = self.path.open("a")
         self.trackers: list[Tracker] = []
         if config.tensorboard:
-            self.trackers.append(TensorBoard(run / "tensorboard"))
+            self.trackers.append(TensorBoard(run / "tensorboard", first_step))
         for package in ("wandb", "trackio"):
             if getattr(config, package):
                 self.trackers.append(External(package, config.project, run, settings))
 
-    def _rewind(self, lines: int) -> None:
+    def _rewind(self, lines: int) -> int | None:
+        """The step after the last line kept; None when no line is."""
         if not self.path.exists():
-            return
+            return None
         kept = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[:lines]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(kept))
         os.replace(temporary, self.path)
+        return int(json.loads(kept[-1])["step"]) + 1 if kept else None
 
     def write(self, values: dict[str, Any]) -> None:
-        self.file.write(json.dumps({k: _clean(v) for k, v in values.items()}) + "\n")
+        self.file.write(json.dumps(clean(values), allow_nan=False) + "\n")
         self.file.flush()
         self.lines += 1
         numbers = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and k != "step"}

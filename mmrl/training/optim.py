@@ -35,6 +35,14 @@ def _optimiser_class(kind: str) -> Any:
     return AdamW8bit
 
 
+def _flat(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested names joined by `/`."""
+    out: dict[str, Any] = {}
+    for name, value in state.items():
+        out |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return out
+
+
 class ChannelOptimiser:
     """AdamW with warm-up, schedule and gradient clipping. `total` is the planned number of optimiser steps."""
 
@@ -53,7 +61,13 @@ class ChannelOptimiser:
 
     @property
     def lr(self) -> float:
+        """Of the next step."""
         return self.config.lr * _scale(self.config, self.total, self.steps)
+
+    @property
+    def last_lr(self) -> float:
+        """Of the newest step that was applied; before any, that of the first one."""
+        return self.config.lr * _scale(self.config, self.total, max(0, self.steps - 1))
 
     def step(self, loss: float) -> tuple[float, bool]:
         """(gradient norm, stepped). A non-finite loss or gradient is dropped, never applied."""
@@ -69,10 +83,10 @@ class ChannelOptimiser:
         return norm, finite
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors by name, plain values)."""
+        """(tensors by name, plain values). A state inside another (bitsandbytes nests) is named `outer/inner`."""
         tensors, plain = {}, {}
         for index, state in self.inner.state_dict()["state"].items():
-            for name, value in state.items():
+            for name, value in _flat(state).items():
                 if isinstance(value, Tensor):
                     tensors[f"{index}.{name}"] = value
                 else:
@@ -83,7 +97,11 @@ class ChannelOptimiser:
         state: dict[int, dict[str, Any]] = {}
         for key, value in [*tensors.items(), *plain["values"].items()]:
             index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
+            at = state.setdefault(int(index), {})
+            *outer, last = name.split("/")
+            for part in outer:
+                at = at.setdefault(part, {})
+            at[last] = value
         self.inner.load_state_dict({"state": state, "param_groups": self.inner.state_dict()["param_groups"]})
         self.steps = int(plain["steps"])
 

@@ -64,6 +64,14 @@ class Policy(ABC):
     unit: Unit = "decision"  # what one log-probability in the table stands for
     channels: tuple[str, ...] = ("tokens",)  # the first one is the main channel
     provides: frozenset[str] = frozenset({"logp_nt"})  # what `combine` can return, without pass prefix
+    keys: frozenset[str] = frozenset({"prompt"})  # names in `Rollouts.keys`
+    segments: frozenset[str] = frozenset()  # names in `Rollouts.segments`
+    noise_per_update: bool = False  # `prepare` stores masks or seeds per inner update: old and ref passes follow it
+
+    @property
+    def noisy(self) -> bool:
+        """Two passes over the same rows may differ (dropout): the ratio check then says nothing."""
+        return False
 
     @property
     def device(self) -> torch.device:

@@ -12,18 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmrl import config_io, families
+from mmrl import config_io, families, yaml_io
 from mmrl.config import Config
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
+from mmrl.paths import find_config
 from mmrl.training import checkpoint, resuming
 from mmrl.training.gallery import write_rollouts, write_samples
 from mmrl.training.interrupt import Interrupted, caught_signals
-from mmrl.training.metrics import MetricsLog, lines_to_keep
+from mmrl.training.metrics import MetricsLog, clean, lines_to_keep
 from mmrl.training.policy import Policy
 from mmrl.training.progress import RunProgress
 from mmrl.training.setup import build_trainer, load_records, prepare_machine
-from mmrl.training.trainer import Cursor, Trainer
+from mmrl.training.state import Cursor
+from mmrl.training.trainer import Trainer
 
 Tell = Callable[[str], None]
 
@@ -126,6 +128,7 @@ class Session:
             self.tell(note)
         lines = lines_to_keep(self.run, int(saved.state["metrics_lines"]), tell=self.tell)
         self.trainer.load_state(saved.tensors, saved.state["trainer"])
+        checkpoint.set_aside_newer(self.run, int(saved.state["step"]), tell=self.tell)
         self.tell(f"resuming from {folder.name}")
         return lines
 
@@ -243,7 +246,7 @@ class Session:
             save_model=save_model,
         )
         best = self.trainer.counters.best_step if self.config.checkpoint.keep_best else None
-        checkpoint.prune(self.run, keep_last=self.config.checkpoint.keep_last, best=best)
+        checkpoint.prune(self.run, keep_last=self.config.checkpoint.keep_last, best=best, just_written=step)
         self.saved_step = step
 
     def finish(self) -> None:
@@ -268,7 +271,7 @@ class Session:
             "skipped_records": counters.skipped_records + self.trainer.unread_records,
         }
         temporary = self.run / "summary.json.tmp"
-        temporary.write_text(json.dumps(summary, indent=1))
+        temporary.write_text(json.dumps(clean(summary), indent=1, allow_nan=False))
         os.replace(temporary, self.run / "summary.json")
 
     def close(self) -> None:
@@ -295,22 +298,50 @@ def model_folder(path: Path) -> Path:
     return path
 
 
-def run_config(path: Path, config: Path | None) -> Config:
-    """The configuration a checkpoint is used with: the one given, else that of its own run."""
+def run_config(path: Path, config: str | Path | None, *, data: str | None = None) -> Config:
+    """The configuration a checkpoint is used with: the one given, else that of its own run.
+
+    data   the one entry of `data` that is read, train or eval. Files of the others need not be there any more.
+    """
     if config is not None:
-        return config_io.resolve(config, [])
+        return _resolve_without(config, data)
     whole = path.resolve()
     folder = whole if whole.name != "model" else whole.parent
     run = folder.parents[1] if folder.parent.name == "checkpoints" else whole
     if (run / "config.yaml").is_file():
-        return config_io.resolve(run / "config.yaml", [])
+        return _resolve_without(run / "config.yaml", data)
     raise UserError(f"{path}: its run's config.yaml is not there; name one with --config")
+
+
+def _resolve_without(file: str | Path, data: str | None) -> Config:
+    """`config_io.resolve`, but entries of `data` other than the named one may name files that are gone."""
+    found = find_config(file)
+    raw = yaml_io.read(found)
+    entries = raw.get("data")
+    unread: dict[str, Any] = {}  # text, or a list of texts
+    if isinstance(entries, dict):
+        for key in {"train", "eval"} - {data}:
+            value = entries.get(key)
+            names = value if isinstance(value, list) else [value]
+            if names and all(isinstance(name, str) for name in names):  # anything else is refused below
+                unread[key] = value
+        raw["data"] = entries | dict.fromkeys(unread, "unread:records")  # the form of an embedded set: no file
+    config = config_io.build(raw, folder=found.parent, where=str(file))
+    for key, value in unread.items():
+        at = [_if_there(found.parent, name) for name in ([value] if isinstance(value, str) else value)]
+        setattr(config.data, key, at[0] if isinstance(value, str) else at)
+    return config
+
+
+def _if_there(folder: Path, name: str) -> str:
+    path = folder / Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 def evaluate_run(path: Path, config: Path | None = None) -> dict[str, float]:
     """Greedy metrics of a checkpoint on the evaluation records of a configuration."""
     folder = model_folder(path)
-    resolved = run_config(path, config)
+    resolved = run_config(path, config, data="eval")
     if resolved.data.eval is None:
         raise UserError("data.eval: the configuration names no evaluation records; add some, or give another --config")
     prepare_machine(resolved)

@@ -11,7 +11,6 @@ import torch
 
 from mmrl import config_io, families, recipes
 from mmrl.config import Config
-from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe, parse
 from mmrl.data.images import check_header, open_image
 from mmrl.data.read import read_records
@@ -21,6 +20,7 @@ from mmrl.plugins import load_plugins
 from mmrl.rewards.score import Scorer
 from mmrl.selection.base import find as find_selector
 from mmrl.training.devices import find_device
+from mmrl.training.objectives import channels_of, objectives, optimiser_settings
 from mmrl.training.policy import Policy
 from mmrl.training.trainer import Trainer
 
@@ -108,15 +108,19 @@ def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Rec
     entry = families.entry(config.family)
     kind: type[Policy] = entry.POLICY
     recipe = load_recipe(config, kind.unit)
-    for channel in {n for n, _ in recipe.phases} or {kind.channels[0]}:
-        Objective(recipe, channel=channel, unit=kind.unit, provides=kind.provides)
+    select = find_selector(config.selection.name, config.selection.options)
+    objectives(recipe, kind, select)
+    for channel in channels_of(recipe, kind):
+        own = recipe.channel(channel).optimiser
+        optimiser_settings(config, recipe, channel)
+        if own:
+            tell(f"recipe {recipe.slug} sets for channel {channel}: " + ", ".join(f"{k}={v}" for k, v in own.items()))
     require: Literal["answer", "response"] = "response" if recipe.experience == "records" else "answer"
     skipped: list[str] = []
     train = load_records(config, "train", require=require, tell=tell, skipped=skipped)
     held_out = load_records(config, "eval", tell=tell, skipped=skipped)
     rewarded = held_out if recipe.experience == "records" else [*train, *held_out]
     scorer = Scorer(config.rewards, tasks={r.task for r in rewarded} or None)
-    select = find_selector(config.selection.name, config.selection.options)
     policy = entry.load_policy(config)
     group = 1 if recipe.experience == "records" else config.train.group
     order = {"prompts": config.train.prompts, "group": group, "seed": config.seed, "shuffle": config.data.shuffle}

@@ -7,11 +7,8 @@ All that varies is a stage (the recipe), a policy (the family), a selector, or a
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,34 +24,19 @@ from mmrl.errors import RecordError, UserError
 from mmrl.rewards.score import Scorer
 from mmrl.selection.base import Selector
 from mmrl.selection.request import Request
-from mmrl.training import measures, random_states, update
+from mmrl.training import measures, update
 from mmrl.training.batch import Scored, minibatches, shuffle_inside_groups, table_of, with_penalties
 from mmrl.training.diagnostics import Diagnostics
+from mmrl.training.objectives import channels_of, objectives, optimiser_settings
 from mmrl.training.optim import ChannelOptimiser, WeightAverage
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Rollouts
+from mmrl.training.state import Counters, Resumable
 
 Values = dict[str, Any]
-Cursor = tuple[dict[str, Tensor], dict[str, Any]]  # random states, plain values
 
 
-@dataclass
-class Counters:
-    """Part of the checkpoint."""
-
-    step: int = 0  # steps done
-    skipped_updates: int = 0
-    bad_in_a_row: int = 0
-    reward_failures: int = 0
-    skipped_records: int = 0  # times a record could not be used in a step (data.on_error: skip)
-    best: float | None = None
-    best_step: int | None = None
-    tokens: int = 0
-    seconds: float = 0.0  # spent training, over all sessions of the run
-    before: dict[str, float] = field(default_factory=dict)
-
-
-class Trainer:
+class Trainer(Resumable):
     """One run. `step()` does one whole step and returns its metrics; files and progress belong to `run.py`."""
 
     def __init__(
@@ -68,15 +50,17 @@ class Trainer:
     ) -> None:
         self.config, self.recipe, self.policy = config, recipe, policy
         self.selector, self.scorer, self.tell = selector, scorer, tell
-        self.channels = sorted({n for n, _ in recipe.phases}) or [policy.channels[0]]
-        self.objectives = {
-            c: Objective(recipe, channel=c, unit=policy.unit, provides=policy.provides) for c in self.channels
-        }
+        self.channels = channels_of(recipe, policy)
+        self.objectives = objectives(recipe, policy, selector)
         self.epochs = config.train.epochs or recipe.epochs
         self.minibatches = config.train.minibatches or recipe.minibatches
-        total = config.train.steps * self.epochs * self.minibatches
+        per_step = self.epochs * self.minibatches
+        turns = [recipe.phase(step, policy.channels[0]) for step in range(config.train.steps)]
         self.optimisers = {
-            c: ChannelOptimiser(policy.parameters_of(c), self._optimiser_config(c), total) for c in self.channels
+            c: ChannelOptimiser(
+                policy.parameters_of(c), optimiser_settings(config, recipe, c), turns.count(c) * per_step
+            )
+            for c in self.channels
         }
         self.averages = {
             c: WeightAverage(policy.parameters_of(c), config.ema) for c in self.channels if config.ema.enabled
@@ -86,15 +70,24 @@ class Trainer:
         self.last: Scored | None = None  # the newest batch, for people to look at
         self.unread_records = 0  # left out when the data were read (data.on_error: skip)
         self.zero_variance = self._zero_variance()
+        if policy.noisy and config.train.two_pass == "always":
+            raise UserError(
+                "train.two_pass: always needs two equal passes, which model.allow_dropout prevents; use auto"
+            )
         if any(o.needs()["ref"] or "kl_nt" in o.needs()[""] for o in self.objectives.values()):
             policy.keep_reference()
 
-    def _optimiser_config(self, channel: str) -> Any:
-        own = self.recipe.channel(channel).optimiser
-        return self.config.optimiser.model_validate({**self.config.optimiser.model_dump(), **own})
-
     def _zero_variance(self) -> str:
         choice = self.config.train.zero_variance or ("resample" if self.recipe.dynamic_sampling else "keep")
+        if choice == "resample" and (self.recipe.experience == "records" or self.config.train.group < 2):
+            raise UserError(
+                "train.zero_variance: resample would drop everything: no group here has more than one sample"
+            )
+        local = any(t.reduce.stage.name == "token-mean-local" for o in self.objectives.values() for t in o.terms_)
+        if choice == "mask" and local:
+            raise UserError(
+                "train.zero_variance: mask counts rows that token-mean-local has no micro-batch for; use drop"
+            )
         if choice in ("mask", "drop"):
             for objective in self.objectives.values():
                 if objective.has_absolute_terms:
@@ -123,6 +116,7 @@ class Trainer:
         now = time.perf_counter()
         self.counters.step += 1
         self.counters.seconds += now - started
+        self._stop_if_empty(updates)
         tokens = int(measured.get("decisions", 0))
         self.counters.tokens += tokens
         values: Values = {"step": step + 1, "phase": channel, **measured, **counts, **updates, **timing}
@@ -135,6 +129,16 @@ class Trainer:
         values["tokens_per_s"] = tokens / max(now - started, 1e-9)
         values["warnings"] = self.diagnostics.look(values, self.config.train.ratio_tolerance) + self._constant(scored)
         return values
+
+    def _stop_if_empty(self, updates: Values) -> None:
+        """With `resample`, steps in which no group differed train nothing: several in a row end the run."""
+        empty = self.zero_variance == "resample" and updates["updates"] == 0 and updates.get("lr") is None
+        self.counters.empty_in_a_row = self.counters.empty_in_a_row + 1 if empty else 0
+        if self.counters.empty_in_a_row >= self.config.train.max_bad_steps:
+            raise UserError(
+                f"train: no group had different rewards in {self.counters.empty_in_a_row} steps, refills included; the "
+                "prompts are too easy or too hard, or the reward is constant (train.zero_variance: keep trains on)"
+            )
 
     def _experience(self, streams: Streams) -> tuple[Scored, Values, Values]:
         """Rollouts with rewards; with `resample`, groups without variance are refilled a bounded number of times."""
@@ -225,28 +229,28 @@ class Trainer:
         objective, rollouts = self.objectives[channel], scored.rollouts
         n_updates = self.epochs * self.minibatches
         self.policy.prepare(rollouts, n_updates)
-        flat = scored.flat_n()
-        table = self._passes(objective, rollouts, table_of(scored, channel), channel, n_updates)
-        table = objective.prepare(table)
+        passes = self._passes(objective, rollouts, channel, n_updates)
+        table = objective.prepare(table_of(scored, channel).updated(passes[0]))
+        silent = scored.flat_n() & self._shaped_alike(table)
         if not objective.signal_without_variance:  # zero variance silences the relative term, whatever the method
-            silent = flat & self._shaped_alike(table)
             quiet = torch.where(silent[:, None], torch.zeros_like(table["adv_nt"]), table["adv_nt"])
             table = table.updated({"adv_nt": quiet})
         keep = table["keep_n"] & self.selector.keep_rows(table)
         if self.zero_variance == "drop":
-            keep &= ~flat
+            keep &= ~silent
         rows = keep.nonzero()[:, 0]
         log = measures.UpdateLog()
         done = 0
         for _ in range(self.epochs):
             for part in minibatches(rollouts.keys["prompt"][rows], self.minibatches) if len(rows) else []:
-                self._one_update(objective, rollouts, table, rows[part], flat, channel, done, log)
+                own = table.updated(passes[done % len(passes)])
+                self._one_update(objective, rollouts, own, rows[part], silent, channel, done, log)
                 done += 1
         self.selector.after_update(
             lambda: update.evaluate(self.policy, rollouts, {"logp_nt"}, channel=channel)["logp_nt"]
         )
         self.policy.release(rollouts)
-        return log.values(self.optimisers[channel].lr, self.counters.skipped_updates)
+        return log.values(self.optimisers[channel].last_lr, self.counters.skipped_updates)
 
     @staticmethod
     def _shaped_alike(table: Table) -> Tensor:
@@ -254,16 +258,26 @@ class Trainer:
         groups = Groups(table.keys["prompt"])
         return groups.flat(table["reward_n"]) & (groups.count() > 1)
 
-    def _passes(self, objective: Objective, rollouts: Rollouts, table: Table, channel: str, n_updates: int) -> Table:
-        """The old pass (several updates, or a stage that asks for it before the update) and the reference pass."""
+    def _passes(
+        self, objective: Objective, rollouts: Rollouts, channel: str, n_updates: int
+    ) -> list[dict[str, Tensor]]:
+        """The old pass (several updates, or a stage that asks for it before the update) and the reference pass.
+
+        One set for all updates, or one each where the policy draws masks or seeds per update: old, current and
+        reference evaluation of an update share them.
+        """
         needs, early = objective.needs(), objective.needs_before_update()
         old = early["old"] | (needs["old"] if n_updates > 1 else set())
-        extra: dict[str, Tensor] = {}
-        for prefix, names in (("old", old), ("ref", needs["ref"])):
-            if names:
-                found = update.evaluate(self.policy, rollouts, names, channel=channel, reference=prefix == "ref")
-                extra |= {f"{prefix}_{k}": v for k, v in found.items() if k in names}
-        return table.updated(extra)
+        wanted = [(prefix, names) for prefix, names in (("old", old), ("ref", needs["ref"])) if names]
+        found: list[dict[str, Tensor]] = []
+        for at in range(n_updates if self.policy.noise_per_update and wanted else 1):
+            extra: dict[str, Tensor] = {}
+            for prefix, names in wanted:
+                reference = prefix == "ref"
+                tables = update.evaluate(self.policy, rollouts, names, channel=channel, update=at, reference=reference)
+                extra |= {f"{prefix}_{k}": v for k, v in tables.items() if k in names}
+            found.append(extra)
+        return found
 
     def _one_update(
         self,
@@ -271,17 +285,17 @@ class Trainer:
         rollouts: Rollouts,
         table: Table,
         rows: Tensor,
-        flat: Tensor,
+        silent: Tensor,
         channel: str,
         at: int,
         log: measures.UpdateLog,
     ) -> None:
-        """One optimiser step on some rows. zero_variance `mask`: flat rows are counted, not forwarded."""
+        """One optimiser step on some rows. zero_variance `mask`: silent rows are counted, not forwarded."""
         counts = None
         if self.zero_variance == "mask":
             full = table.rows(rows).updated({"part_n": torch.zeros(len(rows), dtype=torch.long)})
             counts = objective.coefficients(full)[1]
-            rows = rows[~flat[rows]]
+            rows = rows[~silent[rows]]
         if len(rows) == 0:
             return
         part = rollouts if len(rows) == len(rollouts) else rollouts.select(rows)
@@ -295,13 +309,19 @@ class Trainer:
             update=at,
             two_pass=self.config.train.two_pass == "always",
             global_counts=counts,
+            watch=self._watched(),
         )
         optimiser = self.optimisers[channel]
         norm, stepped = optimiser.step(result.loss)
         self._guard(stepped, result.loss, norm)
         if stepped and channel in self.averages:
             self.averages[channel].update(optimiser.steps)
-        log.add(result, norm, stepped, sub if at == 0 else None)
+        log.add(result, norm, stepped, None if self.policy.noisy else sub)
+
+    def _watched(self) -> frozenset[str]:
+        """Entropy, every few steps: it shows a collapse, and costs a second look at the logits."""
+        every = self.config.log.entropy_every
+        return frozenset({"entropy_nt"}) if every and self.counters.step % every == 0 else frozenset()
 
     def _guard(self, stepped: bool, loss: float, norm: float) -> None:
         if stepped:
@@ -315,58 +335,3 @@ class Trainer:
                 f"train: {self.counters.bad_in_a_row} updates in a row were not finite; lower optimiser.lr, or "
                 "train with model.autocast: off (the last checkpoint is whole)"
             )
-
-    # ---- weights and state ----------------------------------------------------------------------------------------
-    def averaged(self) -> AbstractContextManager[None]:
-        """The weights that evaluation, samples and saved models use: the running average when there is one."""
-        if not self.averages:
-            return nullcontext()
-        if len(self.averages) == 1:
-            return next(iter(self.averages.values())).swapped_in()
-        return measures.entered([a.swapped_in() for a in self.averages.values()])
-
-    def cursor(self) -> Cursor:
-        """(random states, plain values): the part of the state that is small."""
-        plain: dict[str, Any] = {
-            "counters": vars(self.counters).copy(),
-            "selector": self.selector.state_dict(),
-            "scorer": self.scorer.state_dict(),
-            "diagnostics": self.diagnostics.state_dict(),
-            "averages": {c: a.updates for c, a in self.averages.items()},
-            "random": random_states.plain(),
-        }
-        return random_states.tensors(), copy.deepcopy(plain)  # a selector may hand out what it goes on changing
-
-    def state(self, cursor: Cursor | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, plain values): all that decides the rest of the run. `cursor`: an earlier one, to go back to the
-        start of a step that failed before it changed a weight."""
-        random, small = cursor or self.cursor()
-        plain: dict[str, Any] = {**small, "optimisers": {}}
-        tensors = {f"policy/{k}": v for k, v in self.policy.state_dict().items()} | random
-        for channel, optimiser in self.optimisers.items():
-            state, plain["optimisers"][channel] = optimiser.state_dict()
-            tensors |= {f"optimiser/{channel}/{k}": v for k, v in state.items()}
-        for channel, average in self.averages.items():
-            tensors |= {f"average/{channel}/{i}": v for i, v in enumerate(average.shadow)}
-        return tensors, plain
-
-    @property
-    def optimiser_steps(self) -> int:
-        """Updates made so far, over all channels."""
-        return sum(o.steps for o in self.optimisers.values())
-
-    def load_state(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.policy.load_state_dict(under("policy/"))
-        self.counters = Counters(**plain["counters"])
-        self.selector.load_state_dict(plain["selector"])
-        self.scorer.load_state_dict(plain["scorer"])
-        self.diagnostics.load_state_dict(plain["diagnostics"])
-        for channel, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(under(f"optimiser/{channel}/"), plain["optimisers"][channel])
-        for channel, average in self.averages.items():
-            average.updates = int(plain["averages"][channel])
-            average.shadow = [under(f"average/{channel}/")[str(i)] for i in range(len(average.shadow))]
-        random_states.restore(tensors, plain["random"])

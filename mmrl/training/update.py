@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmrl.core.objective import Objective, Outcome
+from mmrl.core.reducers import REDUCERS
 from mmrl.core.registry import SCOPES
 from mmrl.core.table import Table
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
@@ -71,11 +72,19 @@ def evaluate(
     """Full tables [N,T] of the named channels without gradient; with the reference weights if asked."""
     shape = _shape(rollouts, channel)
     raws: dict[str, Tensor] = {}
-    bundles = policy.bundles(rollouts, channel=channel, update=update, scope="decision")
+    scopes = ["decision", *(REDUCERS[n].scope for n in names if n not in policy.provides)]
+    scope: Scope = max(scopes, key=SCOPES.index)  # type: ignore[arg-type,assignment]
+    bundles = policy.bundles(rollouts, channel=channel, update=update, scope=scope)
     with torch.no_grad(), policy.reference() if reference else nullcontext():
         for piece, shared in _walk(policy, bundles, grad=False):
-            _write(raws, policy.evaluate(piece, shared, Needs(frozenset(names))), piece, shape)
+            _write(raws, policy.evaluate(piece, shared, needs_of(policy, names)), piece, shape)
         return {k: v.cpu() for k, v in policy.combine(raws).items()}
+
+
+def needs_of(policy: Policy, names: set[str]) -> Needs:
+    """Channels the policy evaluates itself, and reducers for the rest."""
+    own = names & policy.provides
+    return Needs(frozenset(own), {name: REDUCERS[name].fn for name in names - own})
 
 
 def _shape(rollouts: Rollouts, channel: str) -> tuple[int, int]:
@@ -109,11 +118,13 @@ def streaming_update(
     two_pass: bool = False,
     global_counts: dict[str, Tensor] | None = None,
     keep_scope: bool = True,
+    watch: frozenset[str] = frozenset(),
 ) -> Update:
     """Accumulate the gradient of `objective` over all rows of `rollouts`, whose prepared table is `table`.
 
     two_pass forces the two exact passes. global_counts replaces the local counts (several ranks). keep_scope False
-    lets a policy split below the scope, which then takes two passes.
+    lets a policy split below the scope, which then takes two passes. watch: further channels of the policy for the log
+    (entropy), without influence on the gradient.
     """
     scope: Scope = objective.scope if keep_scope else "decision"  # type: ignore[assignment]
     bundles = policy.bundles(rollouts, channel=channel, update=update, scope=scope)
@@ -121,7 +132,7 @@ def streaming_update(
     table = objective.widths_and_weights(table)
     coef, counts = objective.coefficients(table)
     counts = global_counts or counts
-    needs = Needs(frozenset(objective.needs()[""]))
+    needs = needs_of(policy, objective.needs()[""] | (watch & policy.provides))
     run = _two_passes if two_pass or not _covers(bundles, objective.scope) else _one_pass
     result = run(policy, objective, bundles, table, coef, counts, needs, _shape(rollouts, channel))
     result.counts = {k: float(v) for k, v in counts.items()}

@@ -12,7 +12,7 @@ from mmrl.errors import UserError
 from mmrl.training.devices import find_device
 from mmrl.vlm import loading, lora
 from mmrl.vlm.adapters import Shape
-from mmrl.vlm.config import Inputs, Model, Sampling
+from mmrl.vlm.config import Adapter, Inputs, Model, Sampling
 from mmrl.vlm.policy import VlmPolicy, shared_prefix_form
 
 #: Its class attributes (unit, channels, provides) are read before any weights load.
@@ -75,11 +75,47 @@ def _with_stored_adapter(model: Any, path: str, options: Model) -> Any:
     from peft import PeftModel
 
     loading.check_adapter_base(path, model)
+    asked = _asked(Shape(model), options.adapter)  # before peft replaces the layers
     with loading.reading(f"the adapter of {path!r}"), lora.quiet_peft():
         wrapped = PeftModel.from_pretrained(model, path, is_trainable=options.adapter.kind == "lora")
     if options.adapter.kind == "lora":
+        _take_stored_values(wrapped, path, options.adapter, asked)
         return wrapped
     return wrapped.merge_and_unload().requires_grad_(True)
+
+
+def _asked(shape: Shape, wanted: Adapter) -> dict[str, Any]:
+    """The rank, alpha and targets (as names of layers) that were given by the user, not left to their defaults."""
+    if wanted.kind != "lora":
+        return {}
+    names = ("rank", "alpha", "targets")
+    asked: dict[str, Any] = {name: getattr(wanted, name) for name in names if name in wanted.model_fields_set}
+    if "targets" in asked:
+        asked["targets"] = sorted(lora.targets(shape, wanted.targets))
+    return asked
+
+
+def _take_stored_values(wrapped: Any, path: str, wanted: Adapter, asked: dict[str, Any]) -> None:
+    """A stored adapter keeps its size: write its rank, alpha and targets into `wanted`, so that the run's own
+    config.yaml tells what was trained. Raises UserError for values that were asked for and are not the stored ones."""
+    from peft.tuners.lora import LoraLayer
+
+    stored = wrapped.peft_config["default"]
+    inside = wrapped.get_base_model()
+    layers = sorted(n for n, m in inside.named_modules() if isinstance(m, LoraLayer))
+    values: dict[str, Any] = {"rank": stored.r, "alpha": stored.lora_alpha, "targets": layers}
+    if refused := [name for name, value in asked.items() if value != values[name]]:
+        said = "; ".join(
+            f"{name} {getattr(wanted, name)} is asked for, "
+            + (f"{len(layers)} other layers are stored" if name == "targets" else f"{values[name]:g} is stored")
+            for name in refused
+        )
+        raise UserError(
+            f"model.adapter: the adapter of {path!r} is trained further as it is ({said}); leave these keys out, or "
+            "begin a new adapter on its base model"
+        )
+    for name in values.keys() - asked.keys():
+        setattr(wanted, name, values[name])
 
 
 def evaluate(policy: VlmPolicy, records: list[Record], config: Config) -> dict[str, float]:

@@ -39,6 +39,7 @@ class VlmPolicy(Policy):
     unit = "decision"
     channels = ("tokens",)
     provides = frozenset({"logp_nt", "entropy_nt", "supervised_nt"})
+    keys = frozenset({"prompt", "record", "task"})
 
     def __init__(
         self,
@@ -61,6 +62,10 @@ class VlmPolicy(Policy):
             raise UserError(f"sampling.suppress: token {min(self.suppressed & self.ends)} is an end token; remove it")
         self._reference = Reference(model, adapter_at_zero=adapter_at_zero)
         self.sampler_stats: dict[str, float] = {}
+
+    @property
+    def noisy(self) -> bool:
+        return self.options.allow_dropout
 
     @property
     def device(self) -> torch.device:

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from mmrl import recipes
 from mmrl.cli.generate import draw_boxes, printable, write_answers
 from mmrl.cli.main import run
-from mmrl.cli.plan import arithmetic
+from mmrl.cli.plan import arithmetic, pieces
 from mmrl.cli.quickstart import free_folder
 from mmrl.cli.tables import metric_rows
 from mmrl.config_io import recipe_of, resolve
@@ -200,6 +201,49 @@ def test_group_arithmetic() -> None:
     assert lines[2].endswith("about 8 rollouts")
 
 
+def test_pieces_are_those_of_the_policy() -> None:
+    """Literal numbers, and equal to the plan that training cuts by."""
+    from mmrl.vlm.batching import plan
+    from mmrl.vlm.encode import Prompt
+    from mmrl.vlm.rows import Row
+
+    assert pieces(8, 8, prompt=100, completion=50, budget=1500) == 7  # 10 rows a piece
+    for prompts, group, prompt, completion, budget in [
+        (8, 8, 100, 50, 1500),
+        (5, 4, 100, 10, 350),  # three prompts a bundle: 12 rows in fours, 8 rows in threes
+        (3, 2, 40, 40, 50),  # nothing fits: a row a piece
+        (2, 3, 60, 5, 50),
+    ]:
+        encoded = [
+            Prompt(torch.zeros(prompt, dtype=torch.long), torch.zeros(3, prompt, dtype=torch.long), prompt)
+            for _ in range(prompts)
+        ]
+        rows = [Row(p, torch.zeros(completion, dtype=torch.long)) for p in encoded for _ in range(group)]
+        groups = [i // group for i in range(len(rows))]
+        bundles = plan(rows, groups, width=completion, scope="decision", form="cache", budget=budget)
+        counted = sum(len(b.pieces) for b in bundles)
+        assert pieces(prompts, group, prompt=prompt, completion=completion, budget=budget) == counted
+
+
+def test_the_plan_tells_pieces_by_prompt_length() -> None:
+    options = ["model.piece_tokens=2000", "sampling.max_new_tokens=100", "inputs.max_prompt_tokens=900"]
+    config = resolve("quickstart/vlm", [*options, "train.prompts=6", "train.group=4", "train.minibatches=3"])
+    text = "\n".join(arithmetic(config, recipe_of(config), ranks=1))
+    assert "prompts of 256 tokens: 5 rows a piece, 2 pieces an optimiser step" in text
+    assert "prompts of 900 tokens (the limit, inputs.max_prompt_tokens): 2 rows a piece, 4 pieces an" in text
+    assert "1024" not in text
+
+
+def test_imitation_takes_one_row_a_record() -> None:
+    options = ["recipe=sft", "recipe_options={}", "train.prompts=6", "train.group=4", "train.minibatches=1"]
+    config = resolve("quickstart/vlm", options)
+    lines = arithmetic(config, recipe_of(config), ranks=1)
+    assert lines[0].startswith("6 records a step")
+    assert lines[1].startswith("1 rank: up to 6 prompts = 6 rollouts each")
+    assert lines[2].endswith("each over about 6 rollouts")
+    assert lines[-1].startswith(f"{config.train.steps} steps = {config.train.steps * 6} rollouts")
+
+
 # ---- what the commands write -----------------------------------------------------------------------------------
 
 
@@ -213,10 +257,10 @@ def test_generate_draws_the_boxes(tmp_path: Path) -> None:
     assert drawn.getpixel((16 * 8, 30 * 8)) == (255, 255, 255)  # inside
     assert picture.getpixel((8, 30)) == (255, 255, 255)  # the original is untouched
     answers = [{"output": "<answer>one</answer>", "images": [picture], "boxes": [[8, 16, 24, 40]]}]
-    files = write_answers(answers, tmp_path / "out", prompt="find it", checkpoint="run", seed=1)
+    files = write_answers(answers, tmp_path / "out", prompt="find it", checkpoint="run", seed=1, frame="norm1")
     assert [f.name for f in files] == ["answer-0.png", "answers.json"]
     written = json.loads(files[1].read_text())
-    assert written["prompt"] == "find it"
+    assert written["prompt"] == "find it" and written["frame"] == "norm1"
     assert written["answers"] == [
         {"output": "<answer>one</answer>", "boxes": [[8, 16, 24, 40]], "image": "answer-0.png"}
     ]

@@ -286,3 +286,45 @@ def test_impossible_clip_widths_are_refused(tmp_path: Path, value: object) -> No
 def test_a_misspelt_coefficient_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'coef'"):
         train(config(tmp_path / "run", recipe_options={"penalties.kl.coeff": 1.0}), progress=False)
+
+
+def test_resampling_that_never_finds_a_group_ends_the_run(tmp_path: Path) -> None:
+    from mmrl.rewards.registry import reward
+
+    reward("flat", tasks=("toy",))(flat_reward)
+    c = config(
+        tmp_path / "run",
+        recipe="dapo",
+        rewards={"components": [{"name": "flat"}]},
+        train={"steps": 9, "max_bad_steps": 3, "resample_rounds": 1},
+    )
+    with pytest.raises(UserError, match="no group had different rewards in 3 steps"):
+        train(c, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": "sft", "train": {"group": 1, "zero_variance": "resample"}}, "resample would drop everything"),
+        (
+            {
+                "recipe_options": {"penalties": [], "reduce.name": "token-mean-local"},
+                "train": {"zero_variance": "mask"},
+            },
+            "token-mean-local",
+        ),
+        ({"recipe_options": {"optimiser": {"lrr": 1}}}, "lrr"),
+    ],
+)
+def test_choices_that_cannot_work_together(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(config(tmp_path / "run", **change), progress=False)
+
+
+def test_entropy_is_watched_without_a_say(tmp_path: Path) -> None:
+    watched = lines(train(config(tmp_path / "a", log={"entropy_every": 2}, recipe="gspo"), progress=False))
+    blind = lines(train(config(tmp_path / "b", log={"entropy_every": 0}, recipe="gspo"), progress=False))
+    assert [("entropy" in row) for row in watched[1:]] == [True, False] * 3
+    assert all(0 < row["entropy"] <= 1.6095 for row in watched[1::2])  # at most ln 5
+    assert not any("entropy" in row for row in blind)
+    assert [row["reward"] for row in watched[1:]] == [row["reward"] for row in blind[1:]]

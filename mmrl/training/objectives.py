@@ -1,0 +1,45 @@
+"""The objective of a recipe for a policy and a selector: what is checked before weights load and used after."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from mmrl import config_errors
+from mmrl.config import Config, Optimiser
+from mmrl.core.objective import Objective
+from mmrl.core.recipe import Recipe
+from mmrl.errors import UserError
+from mmrl.selection.base import Selector
+from mmrl.training.policy import Policy
+
+
+def channels_of(recipe: Recipe, policy: Policy | type[Policy]) -> list[str]:
+    """The channels that a run trains: those of the phases, else the policy's main one."""
+    return sorted({name for name, _ in recipe.phases}) or [policy.channels[0]]
+
+
+def objectives(
+    recipe: Recipe, policy: Policy | type[Policy], selector: Selector | type[Selector]
+) -> dict[str, Objective]:
+    """One per trained channel. Raises UserError for whatever cannot work together."""
+    return {
+        channel: Objective(
+            recipe,
+            channel=channel,
+            unit=policy.unit,
+            provides=policy.provides,
+            keys=policy.keys | selector.keys,
+            segments=policy.segments,
+        )
+        for channel in channels_of(recipe, policy)
+    }
+
+
+def optimiser_settings(config: Config, recipe: Recipe, channel: str) -> Optimiser:
+    """The run's optimiser with what the recipe says of this channel on top. Raises UserError for unknown settings."""
+    own = recipe.channel(channel).optimiser
+    try:
+        return Optimiser.model_validate({**config.optimiser.model_dump(), **own})
+    except ValidationError as error:
+        problems = config_errors.lines(error, Optimiser, prefix="optimiser")
+        raise UserError(f"recipe {recipe.slug}: {config_errors.join(problems)}") from None
