@@ -31,9 +31,10 @@ class Model(Section):
         "auto", description="auto: cache, or packed rows when gradient checkpointing is on"
     )
     piece_tokens: int = Field(
-        8192,
+        2048,
         ge=1,
-        description="token budget of one piece (a chunk of rows of some prompts), and of prompts sampled from at once",
+        description="token budget of one piece (a chunk of rows of some prompts), and of prompts sampled from at once; "
+        "small for memory, 8192 and more where a GPU has room",
     )
     head_chunk: int = Field(1024, ge=1, description="positions whose logits live at once")
     allow_dropout: bool = False

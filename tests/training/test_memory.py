@@ -102,7 +102,7 @@ def test_freezing_and_checkpointing_save_memory() -> None:
     full = estimate()
     assert estimate("model.freeze=[vision]").trainable < full.trainable
     assert estimate("model.gradient_checkpointing=true").activations < full.activations / 2
-    assert estimate("model.piece_tokens=4096").activations < full.activations
+    assert estimate("model.piece_tokens=1024").activations < full.activations
     assert estimate("train.group=4").cache == pytest.approx(full.cache / 2)
 
 
