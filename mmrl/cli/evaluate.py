@@ -14,11 +14,9 @@ def evaluate(
 ) -> None:
     """Greedy metrics of a checkpoint on the held-out records."""
     from mmrl.cli.checkpoints import require_checkpoint
-    from mmrl.cli.quiet import quiet_libraries
     from mmrl.paths import find_config
 
     folder = require_checkpoint(checkpoint)
-    quiet_libraries(str(folder))
     file = None if config is None else find_config(config)
     from mmrl.training.run import evaluate_run
 

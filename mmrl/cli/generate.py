@@ -39,10 +39,8 @@ def generate(
 ) -> None:
     """Answer a question about pictures; write the answers and the pictures with the boxes drawn on them."""
     from mmrl.cli.checkpoints import require_checkpoint
-    from mmrl.cli.quiet import quiet_libraries
 
     folder = require_checkpoint(checkpoint)
-    quiet_libraries(str(folder))
     if not prompt.strip():
         raise UserError("--prompt: the question is empty")
     if any("\ud800" <= c <= "\udfff" for c in prompt):

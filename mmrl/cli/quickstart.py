@@ -26,7 +26,6 @@ def quickstart(
 ) -> None:
     """Train an embedded small model by reward and show it before and after."""
     from mmrl import config_io, families
-    from mmrl.cli.quiet import quiet_libraries
     from mmrl.cli.tables import show_summary
 
     families.family(family)
@@ -43,7 +42,6 @@ def quickstart(
         overrides += ["recipe=sft", "recipe_options={}", "train.group=1", f"train.prompts={prompts}"]
     config = config_io.resolve(f"quickstart/{family}", overrides)
     config.out = str(folder)
-    quiet_libraries(config.model.path)
     from mmrl.training.report import write_report
     from mmrl.training.run import train
 

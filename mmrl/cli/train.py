@@ -28,9 +28,7 @@ def train(
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1:  # every process would write the same run folder
         raise UserError(f"train: started as {ranks} processes; this version trains in one, start it without torchrun")
-    from mmrl.cli.quiet import quiet_libraries
 
-    quiet_libraries(resolved.model.path)
     from mmrl.training.run import train as start
 
     folder = start(resolved, resume=resume)
