@@ -27,7 +27,7 @@ from mmrl.vlm.head import Head, choice, reduce_logits, score
 from mmrl.vlm.reference import Reference
 from mmrl.vlm.rows import Completions, Row
 from mmrl.vlm.sampler import Job, Sampled, Sampler, Settings
-from mmrl.vlm.show import pixel_boxes
+from mmrl.vlm.show import pixel_boxes, true_boxes
 
 
 class VlmPolicy(Policy):
@@ -281,7 +281,7 @@ class VlmPolicy(Policy):
     # people
 
     def describe(self, rollouts: Rollouts, rows: Iterable[int]) -> list[dict[str, Any]]:
-        """Prompt, output, pictures; where there is a picture, the answer's boxes in pixels of the first one."""
+        """Prompt, output, pictures; where there is a picture, said and true boxes in pixels of the first one."""
         found = []
         for i in rows:
             record, output = rollouts.records[i], str(rollouts.outputs[i])
@@ -289,6 +289,7 @@ class VlmPolicy(Policy):
             if record.images:
                 original, seen = rollouts.rows[i].prompt.sizes[0]
                 shown["boxes"] = pixel_boxes(output, record, original_size=original, model_size=seen)
+                shown["gold"] = true_boxes(record, original_size=original, model_size=seen)
             found.append(shown)
         return found
 

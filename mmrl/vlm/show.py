@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mmrl.data.boxtext import parse_corners, parse_four
+from collections.abc import Sequence
+
+from mmrl.data.answers import box_answer, box_answers
+from mmrl.data.boxtext import Box, parse_corners, parse_four
 from mmrl.data.frames import convert_box
 from mmrl.data.records import Record
 from mmrl.rewards.parse import answer_text, boxes
@@ -21,6 +24,23 @@ def pixel_boxes(
         said = answer_text(output)
         single = parse_four(said) or parse_corners(said)
         found = [single] if single is not None else []
+    return _to_pixels(found, record, original_size, model_size)
+
+
+def true_boxes(record: Record, *, original_size: tuple[int, int], model_size: tuple[int, int]) -> list[list[float]]:
+    """The boxes of the record's own answer, likewise in pixels; none for tasks without boxes or without an answer."""
+    where = f"record {record.id!r}"
+    if record.answer is None or record.task not in ("detection", "grounding"):
+        return []
+    if record.task == "grounding":
+        return _to_pixels([box_answer(record.answer, where)], record, original_size, model_size)
+    found = [d.box for d in box_answers(record.answer, where)]
+    return _to_pixels(found, record, original_size, model_size)
+
+
+def _to_pixels(
+    found: Sequence[Box], record: Record, original_size: tuple[int, int], model_size: tuple[int, int]
+) -> list[list[float]]:
     return [
         list(convert_box(b, record.frame, "pixel_original", original_size=original_size, model_size=model_size))
         for b in found

@@ -38,3 +38,18 @@ def test_a_picture_belongs_to_its_record(make: Callable[..., VlmPolicy], tmp_pat
     assert shown(2, "blue", "red")[0] not in first  # the same ids, other pictures
     assert shown(3, "red", name="other")[0] not in first
     assert len(list((tmp_path / "samples" / "images").iterdir())) == 5
+
+
+def test_true_boxes_in_pixels() -> None:
+    from mmrl.data.records import Record
+    from mmrl.vlm.show import true_boxes
+
+    sizes = {"original_size": (200, 100), "model_size": (56, 28)}
+    detection = Record("d", "detection", "?", answer=[[100, 200, 500, 1000]])
+    grounding = Record("g", "grounding", "?", answer="(100,200),(500,1000)")
+    pixels = Record("p", "detection", "?", answer=[[14, 7, 28, 14]], frame="pixel_model_input")
+    assert true_boxes(detection, **sizes) == true_boxes(grounding, **sizes) == [[20, 20, 100, 100]]
+    assert true_boxes(pixels, **sizes) == [[50, 25, 100, 50]]
+    assert true_boxes(Record("n", "detection", "?", answer="No Objects"), **sizes) == []
+    assert true_boxes(Record("c", "counting", "?", answer="3"), **sizes) == []
+    assert true_boxes(Record("u", "detection", "?", answer=None), **sizes) == []
