@@ -176,7 +176,8 @@ def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) ->
     layers = 1 if config.model.gradient_checkpointing else shape.layers
     boundary = shape.layers * shape.hidden * tokens * width if config.model.gradient_checkpointing else 0
     head = min(config.model.head_chunk, tokens) * shape.vocab * 4 * 2  # logits and their gradient, float32
-    rows = min(config.sampling.batch_rows, -(-config.train.prompts // ranks) * config.train.group)
+    group = 1 if recipe.experience == "records" else config.train.group
+    rows = min(config.sampling.batch_rows, -(-config.train.prompts // ranks) * group)
     length = config.inputs.max_prompt_tokens + config.sampling.max_new_tokens
     return Estimate(
         parameters=shape.parameters,

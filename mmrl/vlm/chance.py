@@ -96,11 +96,11 @@ def _constants(task: str, records: Sequence[Record]) -> list[str]:
 
 def _reward(records: Sequence[Record], config: Config) -> float:
     """Mean reward when every task gets its best constant answer."""
-    scorer = Scorer(config.rewards)
-    total = 0.0
-    for task in sorted({r.task for r in records}):
-        rows = [r for r in records if r.task == task]
-        total += len(rows) * max(_mean_reward(scorer, text, rows) for text in _constants(task, rows))
+    with Scorer(config.rewards) as scorer:
+        total = 0.0
+        for task in sorted({r.task for r in records}):
+            rows = [r for r in records if r.task == task]
+            total += len(rows) * max(_mean_reward(scorer, text, rows) for text in _constants(task, rows))
     return total / len(records)
 
 

@@ -3,7 +3,7 @@
 mean_iou    detection records with exactly one box: IoU of the answer's box (the most confident, the first among
             equals); 0 when there is none.
 acc_50      the same records: share with IoU > 0.5.
-reward      all records: mean of the weighted total reward, as in training.
+reward      all records: mean of the weighted total reward (a penalty on truncated samples is not part of it).
 classification, counting    share of right answers.
 grounding   mean IoU of the answer's box; 0 when there is none.
 no_objects  detection records: how well "there is nothing" is told, the mean of two shares: records without objects that
@@ -44,7 +44,8 @@ def evaluate(policy: Policy, records: Sequence[Record], config: Config) -> dict[
         raise UserError("data.eval: no records to evaluate; add some")
     rollouts = greedy(policy, records, rows=config.sampling.batch_rows, seed=config.seed)
     outputs = [str(o) for o in rollouts.outputs]
-    scored = Scorer(config.rewards).score(outputs, records, rollouts.info)
+    with Scorer(config.rewards) as scorer:
+        scored = scorer.score(outputs, records, rollouts.info)
     reward_n = total_reward(reward_nk=scored.reward_nk, weight_k=scored.weight_k)
     return {**task_metrics(outputs, records), "reward": mean([r for r in reward_n.tolist() if math.isfinite(r)])}
 
