@@ -82,9 +82,12 @@ def build(raw: dict[str, Any], *, folder: Path, where: str = "config") -> Config
     return config
 
 
-def recipe_of(config: Config) -> core_recipe.Recipe:
-    """The run's recipe with its overrides applied. Raises UserError for an unknown recipe or option path."""
-    return core_recipe.parse(config.recipe, recipes.read(config.recipe), options=config.recipe_options)
+def recipe_of(config: Config, unit: str | None = None) -> core_recipe.Recipe:
+    """The run's recipe with its own defaults for `unit`, if given, and the run's overrides applied.
+
+    Raises UserError for an unknown recipe or option path.
+    """
+    return core_recipe.parse(config.recipe, recipes.read(config.recipe), unit=unit, options=config.recipe_options)
 
 
 def check(config: Config, *, where: str = "config") -> None:

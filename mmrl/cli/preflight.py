@@ -28,16 +28,15 @@ def _plugins(config: Config) -> None:
 def _stages(config: Config) -> None:
     """Bind every stage of the recipe for the family's policy: unknown names and options, units that do not fit, and
     channels that the policy does not provide are refused."""
-    from mmrl import families
+    from mmrl import config_io, families
     from mmrl.core import catalogue  # noqa: F401  (registers the stages)
     from mmrl.selection.base import find as find_selector
     from mmrl.training.objectives import channels_of, objectives, optimiser_settings
-    from mmrl.training.setup import load_recipe
 
     for module in families.family(config.family).extra_stages:
         importlib.import_module(module)
     kind = families.entry(config.family).POLICY
-    recipe = load_recipe(config, kind.unit)
+    recipe = config_io.recipe_of(config, kind.unit)
     objectives(recipe, kind, find_selector(config.selection.name, config.selection.options))
     for channel in channels_of(recipe, kind):
         optimiser_settings(config, recipe, channel)

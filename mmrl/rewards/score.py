@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrl.config import Rewards
+from mmrl.core.groups import total_reward
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.rewards.cache import RewardCache
@@ -33,9 +34,7 @@ class Scored:
     @property
     def reward_n(self) -> Tensor:
         """Weighted sum of the components that apply, [N]; NaN where none does."""
-        nothing_n = self.reward_nk.isnan().all(dim=1)
-        total_n = (self.reward_nk.nan_to_num(nan=0.0) * self.weight_k).sum(dim=1)
-        return total_n.masked_fill(nothing_n, math.nan)
+        return total_reward(reward_nk=self.reward_nk, weight_k=self.weight_k)
 
 
 class Scorer:

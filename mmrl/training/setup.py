@@ -9,9 +9,8 @@ from typing import Literal
 
 import torch
 
-from mmrl import config_io, families, recipes
+from mmrl import config_io, families
 from mmrl.config import Config
-from mmrl.core.recipe import Recipe, parse
 from mmrl.data.images import check_header, open_image
 from mmrl.data.read import read_records
 from mmrl.data.records import Record
@@ -37,10 +36,6 @@ def prepare_machine(config: Config) -> None:
     load_plugins(config.plugins)
     for module in families.family(config.family).extra_stages:
         importlib.import_module(module)
-
-
-def load_recipe(config: Config, unit: str) -> Recipe:
-    return parse(config.recipe, recipes.read(config.recipe), unit=unit, options=config.recipe_options)
 
 
 def load_records(
@@ -107,7 +102,7 @@ def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Rec
     prepare_machine(config)
     entry = families.entry(config.family)
     kind: type[Policy] = entry.POLICY
-    recipe = load_recipe(config, kind.unit)
+    recipe = config_io.recipe_of(config, kind.unit)
     select = find_selector(config.selection.name, config.selection.options)
     objectives(recipe, kind, select)
     for channel in channels_of(recipe, kind):
