@@ -26,6 +26,17 @@ def test_every_statistic_equals_a_loop(rows: list[tuple[int, float, bool]]) -> N
     compare_with_loops(key, value, [True] * len(key), torch.float32)
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(1, 4), st.integers(1, 4), st.lists(ROW, min_size=16, max_size=16))
+def test_equal_blocks_equal_a_loop(blocks: int, size: int, rows: list[tuple[int, float, bool]]) -> None:
+    """Rows as trainers make them, group after group: reduced as a table, to the same bits."""
+    key = [7 * b for b in range(blocks) for _ in range(size)]
+    value, valid = [r[1] for r in rows[: len(key)]], [r[2] for r in rows[: len(key)]]
+    assert Groups(torch.tensor(key))._blocks == (blocks, size)
+    compare_with_loops(key, value, valid, torch.float32)
+    compare_with_loops(key, value, [True] * len(key), torch.float64)
+
+
 @pytest.mark.parametrize("name", GROUP_CHECKS)
 def test_fixed_batches(name: str) -> None:
     GROUP_CHECKS[name]()

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from mmrl.core.head import score_plainly
 from mmrl.vlm.head import Choice, Head, choice, reduce_logits, score
 from mmrl.vlm.rows import Kept
 
@@ -53,17 +54,20 @@ def test_kept_ids_renormalise() -> None:
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_chunks_change_nothing(bias: bool, kept: bool, size: int) -> None:
-    """Values and gradients of hidden, weight and bias against one chunk left to autograd."""
+    """Values and gradients of hidden, weight and bias against one chunk and against a whole table left to autograd."""
     found = []
-    for chunk in (M, size):
+    for chunk in (None, M, size):
         hidden, head, chosen = problem(bias=bias, kept=kept)
-        logp, entropy = score(hidden, head, chosen, size=chunk, entropy=True)
+        if chunk is None:
+            logp, entropy = score_plainly(hidden, head, chosen, entropy=True)
+        else:
+            logp, entropy = score(hidden, head, chosen, size=chunk, entropy=True)
         (logp * torch.arange(M)).sum().add((entropy * torch.arange(M).flip(0)).sum()).backward()
         grads = [hidden.grad, head.weight.grad] + ([head.bias.grad] if head.bias is not None else [])
         assert all(g is not None and g.isfinite().all() for g in grads)
         found.append([logp.detach(), entropy.detach(), *grads])
-    for whole, chunked in zip(*found, strict=True):
-        assert (whole - chunked).abs().max() < 1e-12
+    for whole, *chunked in zip(*found, strict=True):
+        assert all((whole - c).abs().max() < 1e-12 for c in chunked)
 
 
 @pytest.mark.parametrize("size", [2, M])
@@ -146,3 +150,10 @@ def test_a_reducer_of_the_wrong_shape_is_named() -> None:
     _, head, _ = problem()
     with pytest.raises(ValueError, match="reducer for bad_nt: expected shape"):
         reduce_logits(torch.randn(2, 3, D).double(), head, {"bad_nt": lambda logits, hidden: logits}, {}, size=100)
+
+
+def test_the_memory_estimate_knows_the_size_of_a_block() -> None:
+    from mmrl.core.head_blocks import ELSEWHERE
+    from mmrl.training.memory import HEAD_BLOCK
+
+    assert HEAD_BLOCK == ELSEWHERE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -17,18 +18,18 @@ def relative(adv_n: Tensor, reward_n: Tensor, groups: Groups, singleton: Singlet
     """What every relative advantage shares: 0 for rows without reward and for flat groups; groups of one by rule."""
     if singleton not in ("zero", "raw"):
         raise ValueError(f"singleton must be 'zero' or 'raw', got {singleton!r}")
-    zero = torch.zeros_like(adv_n)
-    adv_n = torch.where(groups.flat(reward_n), zero, adv_n)
+    adv_n = adv_n.masked_fill(groups.flat(reward_n), 0.0)
     if singleton == "raw":
         adv_n = torch.where(groups.count() == 1, reward_n, adv_n)
-    return torch.where(groups.valid_n, adv_n, zero).detach()
+    return (adv_n if groups.all_valid else adv_n.masked_fill(~groups.valid_n, 0.0)).detach()
 
 
 def rewards_and_groups(reward_n: Tensor, key_n: Tensor) -> tuple[Tensor, Groups]:
     """Rewards in float32 or better with NaN replaced by 0, and groups whose statistics leave the NaN rows out."""
     reward_n = as_float(reward_n)
-    valid_n = torch.isfinite(reward_n)
-    return torch.where(valid_n, reward_n, torch.zeros_like(reward_n)), Groups(key_n, valid_n)
+    finite = math.isfinite(float(reward_n.detach().sum()))  # the usual case needs no table
+    groups = Groups(key_n, None if finite else torch.isfinite(reward_n))
+    return reward_n if groups.all_valid else reward_n.masked_fill(~groups.valid_n, 0.0), groups
 
 
 @stage("advantage", "grpo", scope="group", relative=True)
@@ -48,9 +49,9 @@ def grpo(
     Reduces to: Dr.GRPO when the deviation is 1 and eps is 0.
     """
     reward_n, groups = rewards_and_groups(reward_n, keys[key])
-    std_n = groups.std(reward_n, ddof=ddof)
-    adv_n = (reward_n - groups.mean(reward_n)) / (std_n + eps)
-    return relative(torch.where(std_n < FLAT, torch.zeros_like(adv_n), adv_n), reward_n, groups, singleton)
+    mean_n, std_n = groups.mean_and_std(reward_n, ddof=ddof)
+    adv_n = (reward_n - mean_n) / (std_n + eps)
+    return relative(adv_n.masked_fill_(std_n < FLAT, 0.0), reward_n, groups, singleton)
 
 
 @stage("advantage", "dr-grpo", scope="group", relative=True)
