@@ -9,13 +9,15 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Bad input. The message says what is wrong, where, and what to do, in one line."""
 
+    quiet = False  # another process of the run tells it
+
 
 class RecordError(UserError):
     """One record cannot be used (its picture is gone, its prompt too long). `record_id` says which."""
 
     def __init__(self, record_id: str, problem: str) -> None:
         super().__init__(f"record {record_id!r}: {problem}")
-        self.record_id = record_id
+        self.record_id, self.problem = record_id, problem
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ def parse(text: str, where: str) -> Any:
         raise UserError(f"{where}{place}: {problem}; mend the YAML there") from None
     except RecursionError:
         raise UserError(f"{where}: YAML nested too deeply; write fewer brackets") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a character, date or number that is none
         raise UserError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
 
 

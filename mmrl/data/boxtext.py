@@ -53,7 +53,7 @@ def as_box(value: Any) -> Box | None:
         return None
     numbers = []
     for v in value:
-        if isinstance(v, bool) or not isinstance(v, (int, float)):
+        if type(v) not in (int, float) and (isinstance(v, bool) or not isinstance(v, (int, float))):
             return None
         try:
             number = float(v)

@@ -47,7 +47,7 @@ def _turn(turn: Any, where: str) -> tuple[str, str]:
     if not isinstance(turn, dict):
         raise UserError(f"{where} is no object with from and value")
     role, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise UserError(f"{where}: unknown speaker {role!r}{nearest(str(role), _ROLES)}")
     if not isinstance(text, str):
         raise UserError(f"{where}: value must be text, got {type(text).__name__}")

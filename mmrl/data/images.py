@@ -42,8 +42,10 @@ def open_image(source: Any, max_side: int = MAX_SIDE, max_pixels: int = MAX_PIXE
     image = source if isinstance(source, Image.Image) else _open(source)
     _check_size(image.size, where, max_side, max_pixels)
     try:
-        image.load()
-        return _rgb(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            return _rgb(image)
     except _BROKEN as error:
         raise UserError(f"{where}: truncated or broken ({error}); replace the file") from error
     finally:
@@ -66,7 +68,7 @@ def _open(path: str | Path) -> Image.Image:
     """Header only."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limits come next
+            warnings.simplefilter("ignore")  # of size, our own limits come next; of odd tags, which change no pixel
             return Image.open(path)
     except FileNotFoundError:
         raise UserError(f"picture {path}: no such file") from None

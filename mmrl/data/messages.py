@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.errors import UserError, nearest
@@ -33,6 +33,17 @@ def check_messages(messages: Sequence[Any], *, n_images: int, n_videos: int, whe
         raise UserError(f"{where}: the prompt is empty")
 
 
+def without_nulls(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tables give every message and part every key; chat templates ask which keys there are."""
+    whole = []
+    for message in messages:
+        kept = {k: v for k, v in message.items() if v is not None}
+        if isinstance(kept["content"], list):
+            kept["content"] = [{k: v for k, v in part.items() if v is not None} for part in kept["content"]]
+        whole.append(kept)
+    return whole
+
+
 def _check_parts(content: Any, where: str) -> None:
     if not isinstance(content, list):
         raise UserError(f"{where} must be text or a list of parts {{'type': 'text', 'text': ...}}, got {content!r:.60}")
@@ -44,6 +55,7 @@ def _check_parts(content: Any, where: str) -> None:
             raise UserError(f"{where}: unknown type {kind!r}{nearest(kind, PARTS)}")
         if kind == "text" and not isinstance(part.get("text"), str):
             raise UserError(f"{where}: a text part needs 'text', got {part!r:.60}")
-        odd = [k for k, v in part.items() if k not in ("type", "text") and v is not None]
+        known = ("type", "text") if kind == "text" else ("type",)
+        odd = [k for k, v in part.items() if k not in known and v is not None]
         if odd:
             raise UserError(f"{where}: {odd[0]!r} in a part is not read; files belong under the record's 'images'")

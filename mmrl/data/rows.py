@@ -15,7 +15,7 @@ from mmrl.data.boxtext import Box
 from mmrl.data.conversations import Dialogue, read_dialogue
 from mmrl.data.frames import check_frame, extent
 from mmrl.data.images import image_size
-from mmrl.data.messages import check_messages
+from mmrl.data.messages import check_messages, without_nulls
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 
@@ -47,6 +47,7 @@ def make_record(row: Any, *, where: str, default_id: str, folder: Path, require:
         _check_marks(dialogue, images, videos, where)
     if isinstance(prompt, list):
         check_messages(prompt, n_images=len(images), n_videos=len(videos), where=where)
+        prompt = without_nulls(prompt)
     answer, response, task = _answer(row, dialogue, where, require)
     record = Record(name, task, prompt, images, videos, answer, response, frame, _meta(row, where))
     if answer is not None:

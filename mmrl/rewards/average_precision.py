@@ -7,11 +7,11 @@ the two. Areas of regions marked as crowd do not occur here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-from mmrl.data.boxtext import Box, Detection
+from mmrl.data.boxtext import Detection
 from mmrl.rewards.boxes import iou
 
 COCO_THRESHOLDS = tuple(0.5 + 0.05 * i for i in range(10))
@@ -29,38 +29,39 @@ def average_precision(
     """
     if not truth or not predictions:
         return float(not truth and not predictions)
-    values = []
+    values: list[float] = []
     for label in dict.fromkeys(d.label for d in truth):
         said = [d.box for d in predictions if d.label == label][:_MAX_BOXES]
         right = [d.box for d in truth if d.label == label]
-        values += [_one_class(said, right, t) for t in thresholds]
+        overlaps = [[iou(s, r) for r in right] for s in said]
+        values += [_area(_matched(overlaps, len(right), t), len(right)) for t in thresholds]
     return float(np.mean(values))
 
 
-def _one_class(said: list[Box], right: list[Box], threshold: float) -> float:
-    """Area under the interpolated precision-recall curve."""
-    if not said:
+@lru_cache(maxsize=4096)  # most pictures have few boxes: the same few patterns, at every threshold
+def _area(hits: tuple[bool, ...], n_right: int) -> float:
+    """Under the interpolated precision-recall curve of predictions that hit or not, in their order."""
+    if not hits:
         return 0.0
-    true = np.cumsum(_matched(said, right, threshold))
-    recall = true / len(right)
-    precision = true / np.arange(1, len(said) + 1)
+    true = np.cumsum(hits)
+    recall = true / n_right
+    precision = true / np.arange(1, len(hits) + 1)
     best_from = np.maximum.accumulate(precision[::-1])[::-1]
     at = np.searchsorted(recall, _RECALLS, side="left")
-    reached = at < len(said)
+    reached = at < len(hits)
     return float(best_from[at[reached]].sum() / len(_RECALLS))
 
 
-def _matched(said: list[Box], right: list[Box], threshold: float) -> npt.NDArray[np.int64]:
-    """1 where a prediction takes a free answer box with IoU >= threshold; the largest, the last one on a tie."""
-    free = list(range(len(right)))
-    hit = np.zeros(len(said), dtype=np.int64)
-    for i, box in enumerate(said):
+def _matched(overlaps: list[list[float]], n_right: int, threshold: float) -> tuple[bool, ...]:
+    """True where a prediction takes a free answer box with IoU >= threshold; the largest, the last one on a tie."""
+    free = list(range(n_right))
+    hits = []
+    for row in overlaps:
         best, at = min(threshold, 1 - 1e-10), -1
         for j in free:
-            overlap = iou(box, right[j])
-            if overlap >= best:
-                best, at = overlap, j
+            if row[j] >= best:
+                best, at = row[j], j
         if at >= 0:
             free.remove(at)
-            hit[i] = 1
-    return hit
+        hits.append(at >= 0)
+    return tuple(hits)

@@ -46,7 +46,8 @@ class _Worker:
         self.pipe, theirs = Pipe()
         code = _CODE.format(fd=theirs.fileno(), pid=os.getpid())
         command = [sys.executable, "-c", code, json.dumps(sys.path)]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        # a group of its own: the Ctrl-C of a terminal is meant for the run, which saves before it ends its workers
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, process_group=0)
         theirs.close()
         self.job: Job | None = None
         self.deadline = float("inf")

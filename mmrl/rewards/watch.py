@@ -12,19 +12,17 @@ class ConstantWatch:
     """Counts, per component, the steps in a row in which every row it applied to had one and the same value.
 
     Such a component teaches nothing. It may be solved (every answer has the format); often the data are of another
-    task, the boxes in another coordinate frame, or the answer format is never met. Told once per component and value.
+    task, the boxes in another coordinate frame, or the answer format is never met.
     """
 
     def __init__(self, names: Sequence[str], *, patience: int = 20) -> None:
         self.names, self.patience = tuple(names), patience
         self._steps = [0] * len(self.names)
-        self._told: list[list[float]] = [[] for _ in self.names]  # values already spoken of
         self._value = [0.0] * len(self.names)  # read only while the count is positive
 
-    def update(self, reward_nk: Tensor) -> list[str]:
-        """After each training step. Returns a line per component that just reached `patience` constant steps."""
-        lines = []
-        for k, name in enumerate(self.names):
+    def update(self, reward_nk: Tensor) -> None:
+        """After each training step; a step without any row of a component changes nothing for it."""
+        for k in range(len(self.names)):
             column = reward_nk[:, k]
             values = column[~column.isnan()]
             if values.numel() == 0:
@@ -37,21 +35,20 @@ class ConstantWatch:
             else:
                 self._steps[k] = 1
             self._value[k] = low
-            if self._steps[k] >= self.patience and low not in self._told[k]:
-                self._told[k].append(low)
-                lines.append(
-                    f"reward {name!r} was {low:g} for every row of the last {self.patience} steps: it teaches nothing "
-                    "now; unless it is solved, check task, coordinate frame, answer format and the reward's options"
-                )
-        return lines
+
+    def constant(self) -> dict[str, float]:
+        """Components that have been constant for `patience` steps or more, with their value."""
+        return {
+            name: value
+            for name, steps, value in zip(self.names, self._steps, self._value, strict=True)
+            if steps >= self.patience
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        columns = {"steps": list(self._steps), "value": list(self._value), "told": [list(t) for t in self._told]}
-        return {"names": list(self.names), **columns}
+        return {"names": list(self.names), "steps": list(self._steps), "value": list(self._value)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Components that are new start at 0."""
-        columns = zip(state["steps"], state["value"], state["told"], strict=True)
-        saved = dict(zip(state["names"], columns, strict=True))
+        saved = dict(zip(state["names"], zip(state["steps"], state["value"], strict=True), strict=True))
         for k, name in enumerate(self.names):
-            self._steps[k], self._value[k], self._told[k] = saved.get(name, (0, 0.0, []))
+            self._steps[k], self._value[k] = saved.get(name, (0, 0.0))

@@ -311,17 +311,24 @@ def test_cache_of_pictures():
         run(scorer, [object()], [record])
 
 
-def test_watch_warns_once_when_a_component_never_differs():
+def test_watch_names_a_component_that_never_differs():
     watch = ConstantWatch(["iou", "format"], patience=3)
     constant = torch.tensor([[0.0, 0.1], [0.0, 0.9], [math.nan, 0.5]], dtype=torch.float64)
-    assert watch.update(constant) == watch.update(constant) == []
+    for _ in range(2):
+        watch.update(constant)
+        assert watch.constant() == {}
     other = ConstantWatch(["format", "iou"], patience=3)
     other.load_state_dict(watch.state_dict())
-    lines = watch.update(constant)
-    assert len(lines) == 1 and "'iou' was 0 for every row of the last 3 steps" in lines[0]
-    assert len(other.update(constant.flip(1))) == 1  # resumed, columns in another order
-    assert watch.update(constant) == []
+    watch.update(constant)
+    assert watch.constant() == {"iou": 0.0}
+    other.update(constant.flip(1))  # resumed, columns in another order
+    assert other.constant() == {"iou": 0.0}
     # another constant value starts a new count; a step without any row of it changes nothing
-    for value in (1.0, 1.0, math.nan, 1.0):
-        lines = watch.update(torch.tensor([[value, 0.1], [value, 0.2]], dtype=torch.float64))
-    assert len(lines) == 1 and "'iou' was 1" in lines[0]
+    for value, expected in ((1.0, {}), (1.0, {}), (math.nan, {}), (1.0, {"iou": 1.0})):
+        watch.update(torch.tensor([[value, 0.1], [value, 0.2]], dtype=torch.float64))
+        assert watch.constant() == expected
+    watch.update(torch.tensor([[1.0, 0.1], [0.0, 0.2]], dtype=torch.float64))
+    assert watch.constant() == {}
+    # a checkpoint of before knew what it had said; that is kept elsewhere now
+    other.load_state_dict({"names": ["iou"], "steps": [7], "value": [0.5], "told": [[0.5]]})
+    assert other.constant() == {"iou": 0.5}

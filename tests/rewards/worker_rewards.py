@@ -1,6 +1,7 @@
 """Rewards that misbehave in processes of their own; imported by the tests and by the workers."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -17,6 +18,12 @@ def hang(outputs, records, info):
     if any(o == "hang" for o in outputs):
         time.sleep(600)
     return [1.0] * len(outputs)
+
+
+@reward("w_spin")
+def spin(outputs, records, info):
+    """One call that keeps all threads of the process waiting for years, as a careless pattern does."""
+    return [1.0 if o != "hang" else float(bool(re.match(r"(a+)+$", "a" * 60 + "b"))) for o in outputs]
 
 
 @reward("w_die")
