@@ -15,7 +15,7 @@ setup(
     ],
     package_dir={"mmrl.configs": "configs"},
     package_data={
-        "": ["*.npz", "*.j2", "py.typed"],
+        "": ["*.npz", "*.j2", "*.css", "*.js", "py.typed"],
         "mmrl": ["**/*.safetensors", "**/*.json", "**/*.jinja"],
         "mmrl.configs": ["**/*.yaml", "**/*.json"],
     },

@@ -1,0 +1,226 @@
+"""The sample gallery: the same record at several steps, in several runs, boxes on the picture. Loads no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmrl import json_io
+from mmrl.errors import UserError
+from mmrl.report.pictures import Pictures
+
+RECORDS = 200  # shown on a page
+ANSWERS = 12_000  # kept on a page, over records, runs and steps
+OVERLAP = 0.5  # IoU from which a box counts as found
+#: Components that say nothing about whether an answer is right.
+BESIDE = {"format", "confidence", "overlong"}
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. Boxes are x, y, width, height in the picture's pixels; picture: a number of `Gallery.pictures`."""
+
+    step: int
+    output: str
+    boxes: list[Box]
+    reward: list[tuple[str, float | None]]
+    total: float | None
+    right: bool | None
+    picture: int | None
+
+
+@dataclass
+class Sample:
+    """One record: what was asked, and the answers of each run in order of steps."""
+
+    id: str
+    task: str
+    prompt: str
+    gold: list[Box]
+    answers: dict[int, list[Answer]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """notes: what was left out to keep the page small."""
+
+    samples: list[Sample]
+    pictures: Pictures
+    notes: list[str]
+
+
+def collect(runs: Sequence[Path], problems: Sequence[list[str]]) -> Gallery:
+    """The samples of all runs, by record. What cannot be shown is added to the run's `problems`."""
+    files = [sorted((run / "samples").glob("step-*.jsonl")) for run in runs]
+    first = [_rows(own[0]) if own else {} for own in files]
+    ids = list(dict.fromkeys(key for rows in first for key in rows))
+    notes = []
+    if len(ids) > RECORDS:
+        notes.append(f"The first {RECORDS} of {len(ids)} sampled records are shown.")
+        ids = ids[:RECORDS]
+    per_run = max(2, ANSWERS // max(1, len(ids) * len(runs)))
+    if any(len(own) > per_run for own in files):
+        notes.append(f"Of the steps with samples {per_run} a run are kept, evenly spaced, with the first and the last.")
+    samples: dict[str, Sample] = {}
+    pictures = Pictures(len(ids))
+    for i, run in enumerate(runs):
+        for file in evenly(files[i], per_run):
+            for key, row in _rows(file).items():
+                if key not in samples and len(samples) < RECORDS and key in ids:
+                    samples[key] = Sample(
+                        key, str(row.get("task") or ""), prompt_text(row.get("prompt", "")), corners(row.get("gold"))
+                    )
+                if key in samples:
+                    answer = _answer(row, samples[key], file, run, pictures, problems[i])
+                    samples[key].answers.setdefault(i, []).append(answer)
+    return Gallery([samples[key] for key in ids if key in samples], pictures, notes)
+
+
+def evenly(files: Sequence[Path], most: int) -> list[Path]:
+    """At most `most` (2 or more) files, the first and the last among them."""
+    if len(files) <= most:
+        return list(files)
+    return [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer of a training batch."""
+
+    id: str
+    output: str
+    finished: bool
+    reward: list[tuple[str, str]]
+
+
+def rollouts(run: Path) -> tuple[int, list[Rollout]]:
+    """The last training rollouts that the run kept, and their step; (0, []) when it kept none."""
+    files = sorted((run / "samples").glob("rollouts-step-*.jsonl"))
+    if not files:
+        return 0, []
+    out = []
+    for row in parsed(files[-1]):
+        rewards = [(name, "-" if value is None else f"{value:.3f}") for name, value in scores(row.get("reward"))]
+        out.append(Rollout(str(row.get("id")), str(row.get("output", "")), bool(row.get("finished", True)), rewards))
+    return _step(files[-1]), out
+
+
+def prompt_text(prompt: Any) -> str:
+    """A prompt as text, also when it is a list of chat messages."""
+    if isinstance(prompt, str):
+        return prompt
+    parts = []
+    for message in prompt if isinstance(prompt, list) else [prompt]:
+        content = message.get("content", "") if isinstance(message, dict) else message
+        if isinstance(content, list):
+            content = " ".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
+        parts.append(str(content))
+    return "\n".join(part for part in parts if part.strip())
+
+
+def corners(boxes: Any) -> list[Box]:
+    """x1, y1, x2, y2 -> x, y, width, height; inverted boxes are turned the right way round to be visible."""
+    if not isinstance(boxes or [], list) or not all(_is_box(box) for box in boxes or []):
+        raise UserError(f"samples: boxes must be lists of four numbers, got {boxes!r:.60}; delete that sample file")
+    out = []
+    for x1, y1, x2, y2 in boxes or []:
+        sides = (min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1))
+        out.append((round(sides[0], 2), round(sides[1], 2), round(sides[2], 2), round(sides[3], 2)))
+    return out
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """IoU of two boxes given as x, y, width, height."""
+    wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    high = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    if wide <= 0 or high <= 0:
+        return 0.0
+    return wide * high / (a[2] * a[3] + b[2] * b[3] - wide * high)
+
+
+def is_right(gold: Sequence[Box], boxes: Sequence[Box], reward: Sequence[tuple[str, float | None]]) -> bool | None:
+    """With true boxes: each of them found at IoU 0.5, none too many. Else: every reward component that judges the
+    answer is at least 0.5. None when there is nothing to judge by."""
+    if gold:
+        left = list(boxes)
+        for box in gold:
+            best = max(left, key=lambda b: overlap(box, b), default=None)
+            if best is None or overlap(box, best) < OVERLAP:
+                return False
+            left.remove(best)
+        return not left
+    judged = [value for name, value in reward if name not in BESIDE and value is not None]
+    return all(value >= OVERLAP for value in judged) if judged else None
+
+
+def _step(file: Path) -> int:
+    found = re.search(r"step-(\d+)", file.name)
+    return int(found.group(1)) if found else 0
+
+
+def parsed(file: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file. Raises UserError with the line number of a broken one."""
+    return json_io.read_lines(file, remedy="delete that line")
+
+
+def _rows(file: Path) -> dict[str, Mapping[str, Any]]:
+    """The first line of each record."""
+    out: dict[str, Mapping[str, Any]] = {}
+    for number, row in enumerate(parsed(file), start=1):
+        out.setdefault(str(row.get("id", number)), row)
+    return out
+
+
+def scores(reward: Any) -> list[tuple[str, float | None]]:
+    """Reward components by name; None where one is no number."""
+    named = reward.items() if isinstance(reward, Mapping) else [] if reward is None else [("reward", reward)]
+    return [(str(k), float(v) if _is_number(v) else None) for k, v in named]
+
+
+def _answer(
+    row: Mapping[str, Any], sample: Sample, file: Path, run: Path, pictures: Pictures, problems: list[str]
+) -> Answer:
+    picture = None
+    if row.get("image"):
+        path = _find(str(row["image"]), file, run)
+        if path is None:
+            problems.append(f"{file.name}: picture {row['image']} is not in the run folder; shown without it")
+        else:
+            try:
+                picture = pictures.add(path)
+            except UserError as error:
+                problems.append(f"{file.name}: {error}; shown without it")
+    reward, boxes = scores(row.get("reward")), corners(row.get("boxes"))
+    known = [value for _, value in reward if value is not None]
+    total = row["total"] if _is_number(row.get("total")) else sum(known) if known else None
+    return Answer(
+        step=_step(file),
+        output=str(row.get("output", "")),
+        boxes=boxes,
+        reward=[(name, None if value is None else round(value, 4)) for name, value in reward],
+        total=None if total is None else round(total, 4),
+        right=is_right(sample.gold, boxes, reward),
+        picture=picture,
+    )
+
+
+def _find(name: str, file: Path, run: Path) -> Path | None:
+    """A picture beside the sample file or below the run folder, never outside it."""
+    for base in (file.parent, run):
+        path = (base / name).resolve()
+        if path.is_file() and path.is_relative_to(run.resolve()):
+            return path
+    return None
