@@ -46,6 +46,9 @@ class Data(Section):
 
 class Train(Section):
     steps: int = Field(100, ge=0)
+    max_seconds: float | None = Field(
+        None, gt=0, description="end after the step that uses up this much training time (evaluation and saving apart)"
+    )
     prompts: int = Field(8, ge=1, description="prompts per step, over all ranks")
     group: int = Field(8, ge=1, description="samples per prompt")
     epochs: int | None = Field(None, ge=1, description="passes over each rollout batch; default from the recipe")
@@ -98,6 +101,15 @@ class Checkpoints(Section):
     keep_best: bool = True
 
 
+class Distributed(Section):
+    """How several processes (torchrun, accelerate) share a run; without effect on one."""
+
+    mode: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="ddp: the whole model on every rank; fsdp2: weights, gradients and optimiser state in shards"
+    )
+    timeout_s: float = Field(1800.0, gt=0, description="how long a rank waits for the others before the run ends")
+
+
 class Logging(Section):
     every: int = Field(1, ge=1)
     tensorboard: bool = True
@@ -130,4 +142,5 @@ class Config(Section):
     ema: Ema = Field(default_factory=Ema)
     eval: Evaluation = Field(default_factory=Evaluation)
     checkpoint: Checkpoints = Field(default_factory=Checkpoints)
+    distributed: Distributed = Field(default_factory=Distributed)
     log: Logging = Field(default_factory=Logging)

@@ -34,7 +34,9 @@ def lines(
     """
     out: list[str] = []
     for item in error.errors():
-        loc = [part for part in item["loc"] if not _is_branch(part)]
+        *above, last = item["loc"] or ("",)
+        own = item["type"] in ("extra_forbidden", "missing")  # the last part is a key then, whatever it looks like
+        loc = [part for part in above if not _is_branch(part)] + ([last] if own or not _is_branch(last) else [])
         path = ".".join(str(part) for part in ([prefix] if prefix else []) + loc)
         line = f"{path}: {_say(item, loc, cls, elsewhere or {})}"
         if line not in out:

@@ -22,13 +22,13 @@ from mmrl.plugins import load_plugins
 
 #: The sections a family types itself, by the name of the model in its config module.
 FAMILY_SECTIONS = {"model": "Model", "sampling": "Sampling", "inputs": "Inputs"}
-#: `digits:train` and the like: an embedded data set, not a file.
-EMBEDDED = re.compile(r"[a-z][a-z0-9_]*:[^/\\]+")
+_EMBEDDED = re.compile(r"[a-z][a-z0-9_]*:[^/\\]+")
+_FILES = (".jsonl", ".json", ".parquet")
 #: Rollouts of one step live in memory together.
 MAX_ROWS = 1_000_000
 #: Keys below which everything belongs to one dictionary with dotted keys.
 FLAT = ("recipe_options",)
-PATH_KEYS = ("data.train", "data.eval", "model.path")
+PATH_KEYS = ("data.train", "data.eval", "model.path", "model.base")
 
 
 def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -106,6 +106,10 @@ def check(config: Config, *, where: str = "config") -> None:
         raise UserError(
             f"{where}: train.prompts x train.group: {rows} rollouts in one step are more than {MAX_ROWS}, the most "
             "that are held at once; lower one of them"
+        )
+    if config.distributed.mode == "fsdp2" and config.optimiser.kind != "adamw":
+        raise UserError(
+            f"{where}: optimiser.kind: {config.optimiser.kind} cannot be used with distributed.mode: fsdp2; use adamw"
         )
     cuts = config.train.minibatches or recipe.minibatches
     if cuts > config.train.prompts:
@@ -205,6 +209,9 @@ def _anchor_paths(config: Config, folder: Path, where: str) -> None:
         config.model.path = str((folder / model).resolve())
     elif model.is_absolute() or config.model.path.startswith((".", "~")):
         raise UserError(f"{where}: model.path: no such folder {config.model.path}")
+    base = getattr(config.model, "base", None)
+    if base is not None and (folder / Path(base).expanduser()).is_dir():
+        config.model.base = str((folder / Path(base).expanduser()).resolve())
 
 
 def _data_files(entry: str | list[str], folder: Path, where: str) -> str | list[str]:
@@ -215,9 +222,15 @@ def _data_files(entry: str | list[str], folder: Path, where: str) -> str | list[
     path = folder / Path(entry).expanduser()
     if path.exists():  # a folder may be a data set saved by `datasets`
         return str(path.resolve())
-    if EMBEDDED.fullmatch(entry):
+    if is_embedded(entry):
         return entry
     raise UserError(f"{where}: no such file {entry} (looked in {folder})")
+
+
+def is_embedded(name: str) -> bool:
+    """`digits:train` and the like name an embedded data set. A path on disk, or a name that ends as a file of records
+    does, never is one."""
+    return bool(_EMBEDDED.fullmatch(name)) and not name.endswith(_FILES) and not Path(name).exists()
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -15,8 +15,10 @@ class Family:
 
     entry.load_policy(config) -> Policy         from a resolved `mmrl.config.Config`
     entry.evaluate(policy, records, config) -> dict[str, float]   greedy metrics of held-out records
+    entry.first_look(policy, records, config) -> (the same metrics, lines of advice)    optional; before training
     entry.builtin(name) -> list[Record]         embedded data sets, e.g. "digits:train"
     entry.chance(records, config) -> dict[str, float]             level of the best constant answer
+    entry.export(config, out, wanted, record) -> Exported         optional; a folder that its ecosystem loads
     entry.POLICY                                the policy class: unit, channels and provides are read before loading
     """
 

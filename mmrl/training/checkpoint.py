@@ -5,6 +5,8 @@ checkpoints/step-000050/
     trainable.safetensors trainable tensors in their exact type, optimiser and averages beside them
     state.json            step, selector, counters, position in metrics.jsonl
     manifest.json         format version and the SHA-256 of every file; written last
+
+Names that begin with a dot are never read: `.writing-` a save (or a removal) that did not end, `.damaged-` set aside.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +27,15 @@ from torch import Tensor
 
 from mmrl import json_io
 from mmrl.errors import UserError
+from mmrl.training.disk import WriteError, resume_command, writing
 from mmrl.training.metrics import clean
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _UNFINISHED = ".writing-"
 _REPLACED = _UNFINISHED + "old-"  # the earlier copy of a step while the new one takes its place
+_LEAVING = _UNFINISHED + "gone-"  # on its way out: never half of a folder under a name that counts
+_NEEDED = ("state.json", "trainable.safetensors")
 _DAMAGED = ".damaged-"
 
 
@@ -82,9 +88,26 @@ def _sync(path: Path) -> None:
 def write(
     run: Path, step: int, *, tensors: dict[str, Tensor], state: dict[str, Any], save_model: Callable[[Path], None]
 ) -> Path:
-    """Atomic: a crash leaves the old checkpoints and at most a folder that is never read."""
+    """Atomic: a crash or a full disk leaves the old checkpoints and at most a folder that is never read.
+
+    Raises WriteError when the disk does not take it; the room of what was written is given back.
+    """
     final = step_folder(run, step)
     work = final.with_name(_UNFINISHED + final.name)
+    try:
+        with writing(final):
+            _fill(work, step, tensors=tensors, state=state, save_model=save_model)
+            _put(work, final)
+    except WriteError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return final
+
+
+def _fill(
+    work: Path, step: int, *, tensors: dict[str, Tensor], state: dict[str, Any], save_model: Callable[[Path], None]
+) -> None:
+    """All files, on the disk itself when this returns."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     save_model(work / "model")
@@ -92,8 +115,13 @@ def write(
     (work / "state.json").write_text(json.dumps(clean(state), indent=1, allow_nan=False))
     hashes = {str(p.relative_to(work)): _digest(p) for p in _files(work)}
     (work / MANIFEST).write_text(json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=1))
-    for path in (*_files(work), work / MANIFEST, work):
+    folders_inside = [p for p in work.rglob("*") if p.is_dir()]
+    for path in (*_files(work), work / MANIFEST, *folders_inside, work):
         _sync(path)
+
+
+def _put(work: Path, final: Path) -> None:
+    """Give the finished folder its name."""
     if final.exists():  # the same step saved again after a resume
         old = final.with_name(_REPLACED + final.name)
         if old.exists():
@@ -104,7 +132,19 @@ def write(
     else:
         work.rename(final)
     _sync(final.parent)
-    return final
+
+
+@contextmanager
+def explained(run: Path) -> Iterator[None]:
+    """A WriteError inside says what is left of the run, and how to go on."""
+    try:
+        yield
+    except WriteError as error:
+        found = folders(run)
+        left = f"the earlier checkpoint {found[-1].name} is whole" if found else "no checkpoint was saved before"
+        raise UserError(
+            f"{error}; {left}: make room (or make the folder writable), then go on with: {resume_command(run)}"
+        ) from error
 
 
 def fault(folder: Path) -> str | None:
@@ -114,10 +154,15 @@ def fault(folder: Path) -> str | None:
         hashes = dict(manifest["sha256"])
     except FileNotFoundError:
         return "no manifest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"unreadable manifest ({error})"
     if manifest.get("format") != FORMAT:
         return f"format {manifest.get('format')}, this version reads {FORMAT}"
+    if _step_of(folder) not in (-1, manifest.get("step")):  # -1: a copy under a name of the user's own
+        return f"the manifest is of step {manifest.get('step')}"
+    for name in _NEEDED:
+        if name not in hashes:
+            return f"the manifest does not name {name}"
     for name, expected in hashes.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
@@ -175,11 +220,12 @@ def prune(run: Path, *, keep_last: int, best: int | None, just_written: int) -> 
     kept = {p.name for p in earlier[-keep_last:]} | {step_folder(run, just_written).name}
     if best is not None:
         kept.add(step_folder(run, best).name)
-    for folder in earlier:
-        if folder.name not in kept:
-            shutil.rmtree(folder)
-    for leftover in (run / "checkpoints").glob(_UNFINISHED + "*"):
-        shutil.rmtree(leftover)
-    for damaged in (run / "checkpoints").glob(_DAMAGED + "*"):
-        if _step_of(damaged) <= just_written:
-            shutil.rmtree(damaged)
+    with writing(run / "checkpoints"):
+        for folder in earlier:
+            if folder.name not in kept:
+                folder.rename(folder.with_name(_LEAVING + folder.name))
+        for leftover in (run / "checkpoints").glob(_UNFINISHED + "*"):
+            shutil.rmtree(leftover)
+        for damaged in (run / "checkpoints").glob(_DAMAGED + "*"):
+            if _step_of(damaged) <= just_written:
+                shutil.rmtree(damaged)

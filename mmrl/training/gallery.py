@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,9 @@ def write_samples(
     lines = []
     for i, shown in enumerate(policy.describe(rollouts, range(len(rollouts)))):
         images = shown.pop("images", [])
-        line = {"id": rollouts.records[i].id, **shown, "reward": _components(scored, i)}
+        record, total = rollouts.records[i], float(scored.reward_n[i])
+        line = {"id": record.id, "task": record.task, **shown, "reward": _components(scored, i)}
+        line["total"] = total if math.isfinite(total) else None
         if images:
             line["image"] = _keep(images[0].convert("RGB"), rollouts.records[i].id, folder)
         lines.append(json.dumps(line))
@@ -51,7 +55,8 @@ def _keep(image: Image.Image, record_id: str, folder: Path) -> str:
     key.update(image.tobytes())
     name = f"images/{key.hexdigest()}.png"
     if not (folder / name).exists():
-        image.save(folder / name)
+        image.save(folder / f"{name}.tmp", format="PNG")
+        os.replace(folder / f"{name}.tmp", folder / name)  # half a picture would be taken for the whole one later
     return name
 
 

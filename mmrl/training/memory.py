@@ -19,6 +19,8 @@ from mmrl.errors import UserError
 from mmrl.paths import configs_dir
 
 GIB = 2**30
+#: Logits that the output layer makes at once on a GPU (`mmrl.core.head_blocks.ELSEWHERE`, which loads torch).
+HEAD_BLOCK = 1 << 25
 #: Values of width `hidden` that one decoder layer keeps per token for its backward pass (norms, q, k, v, attention
 #: output, residuals); the gated MLP adds three values of width `intermediate`.
 KEPT_PER_LAYER = 10
@@ -140,6 +142,7 @@ class Estimate:
     parameters: int
     trainable: int
     weights: float
+    whole: float  # weights while sampling
     reference: float
     gradients: float
     optimiser: float
@@ -154,7 +157,7 @@ class Estimate:
     @property
     def rollout(self) -> float:
         """Peak while sampling; gradients are freed, the optimiser's state stays."""
-        return self.weights + self.reference + self.optimiser + self.cache
+        return self.whole + self.reference + self.optimiser + self.cache
 
 
 def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) -> Estimate:
@@ -162,7 +165,8 @@ def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) ->
 
     What trains is float32, and so is a frozen part of a fully trained model; the base below an adapter rests in bf16
     on a GPU. AdamW keeps two float32 values per trainable parameter, its 8-bit form two bytes. The reference of a run
-    without an adapter is a copy of what trains. Activations and cache are bf16 under autocast.
+    without an adapter is a copy of what trains. Activations and cache are bf16 under autocast. In shards (fsdp2) each
+    rank keeps its part of weights, gradients and optimiser state, and all weights while it samples.
     """
     adapter = config.model.adapter.kind != "none"
     narrow = config.model.autocast != "off" and config.device != "cpu"
@@ -171,21 +175,23 @@ def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) ->
     frozen = shape.parameters if adapter else shape.parameters - trainable
     weights = 4.0 * trainable + (2 if narrow and adapter else 4) * frozen
     copy = needs_reference(recipe) and not adapter
+    parts = ranks if config.distributed.mode == "fsdp2" else 1
     tokens = config.model.piece_tokens
     per_layer = KEPT_PER_LAYER * shape.hidden + KEPT_PER_MLP * shape.intermediate
     layers = 1 if config.model.gradient_checkpointing else shape.layers
     boundary = shape.layers * shape.hidden * tokens * width if config.model.gradient_checkpointing else 0
-    head = min(config.model.head_chunk, tokens) * shape.vocab * 4 * 2  # logits and their gradient, float32
+    head = min(min(config.model.head_chunk, tokens) * shape.vocab, HEAD_BLOCK) * 4 * 2  # and its gradient, float32
     group = 1 if recipe.experience == "records" else config.train.group
     rows = min(config.sampling.batch_rows, -(-config.train.prompts // ranks) * group)
     length = config.inputs.max_prompt_tokens + config.sampling.max_new_tokens
     return Estimate(
         parameters=shape.parameters,
         trainable=trainable,
-        weights=weights,
-        reference=4.0 * trainable if copy else 0.0,
-        gradients=4.0 * trainable,
-        optimiser=(2.0 if config.optimiser.kind == "adamw8bit" else 8.0) * trainable,
+        weights=weights / parts,
+        whole=weights,
+        reference=(4.0 * trainable if copy else 0.0) / parts,
+        gradients=4.0 * trainable / parts,
+        optimiser=(2.0 if config.optimiser.kind == "adamw8bit" else 8.0) * trainable / parts,
         activations=float(layers * per_layer * tokens * width + boundary + head),
         cache=2.0 * shape.layers * shape.kv_heads * shape.head_dim * rows * length * width,
     )

@@ -6,13 +6,24 @@ import importlib.util
 import json
 import math
 import os
+import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from mmrl.config import Logging
 from mmrl.errors import UserError
+from mmrl.training.disk import reason, replace, writing
+
+#: Beginnings of the fields that hold clock readings: all that may differ between a run and the same run resumed.
+TIMES = ("seconds", "tokens_per_s")
+
+
+def untimed(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that hold clock readings."""
+    return {k: v for k, v in values.items() if not k.startswith(TIMES)}
 
 
 class Tracker(Protocol):
@@ -28,6 +39,8 @@ class TensorBoard:
     def __init__(self, folder: Path, first_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self.old_hook = threading.excepthook
+        threading.excepthook = self.hook = _quiet_writer(self.old_hook)
         self.open: Callable[[int], Any] = lambda step: SummaryWriter(str(folder), purge_step=step)
         self.writer: Any = None if first_step is None else self.open(first_step)
 
@@ -37,8 +50,23 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        try:
+            if self.writer is not None:
+                self.writer.close()
+        finally:
+            if threading.excepthook is self.hook:
+                threading.excepthook = self.old_hook
+
+
+def _quiet_writer(old: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """TensorBoard writes in a thread of its own. What fails there is raised again by the next call here; a traceback of
+    the thread besides would only frighten."""
+
+    def hook(error: Any) -> None:
+        if type(error.thread).__name__ != "_AsyncWriterThread" or not isinstance(error.exc_value, OSError):
+            old(error)
+
+    return hook
 
 
 class External:
@@ -87,10 +115,12 @@ class MetricsLog:
         self.path = run / "metrics.jsonl"
         first_step = self._rewind(keep_lines)
         self.lines = keep_lines
-        self.file = self.path.open("a")
+        with writing(self.path):
+            self.file = self.path.open("a")
         self.trackers: list[Tracker] = []
         if config.tensorboard:
-            self.trackers.append(TensorBoard(run / "tensorboard", first_step))
+            with writing(run / "tensorboard"):
+                self.trackers.append(TensorBoard(run / "tensorboard", first_step))
         for package in ("wandb", "trackio"):
             if getattr(config, package):
                 self.trackers.append(External(package, config.project, run, settings))
@@ -100,23 +130,54 @@ class MetricsLog:
         if not self.path.exists():
             return None
         kept = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[:lines]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, self.path)
+        replace(self.path, "".join(kept))
         return int(json.loads(kept[-1])["step"]) + 1 if kept else None
 
     def write(self, values: dict[str, Any]) -> None:
-        self.file.write(json.dumps(clean(values), allow_nan=False) + "\n")
-        self.file.flush()
+        line = json.dumps(clean(values), allow_nan=False) + "\n"
+        with writing(self.path):
+            try:
+                self.file.write(line)
+                self.file.flush()
+            except OSError:
+                with suppress(OSError):  # it would try the same text again
+                    self.file.close()
+                raise
         self.lines += 1
         numbers = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and k != "step"}
         for tracker in self.trackers:
-            tracker.log(int(values["step"]), numbers)
+            with writing(f"{self.path.parent} ({type(tracker).__name__})"):
+                tracker.log(int(values["step"]), numbers)
 
-    def close(self) -> None:
+    def sync(self) -> None:
+        """On the disk itself."""
+        with writing(self.path):
+            os.fsync(self.file.fileno())
+
+    def close(self, tell: Callable[[str], None] = print) -> None:
+        """Never fails: a run that ended by an error says that one, and its log is in metrics.jsonl already."""
         self.file.close()
         for tracker in self.trackers:
-            tracker.close()
+            try:
+                tracker.close()
+            except OSError as error:
+                tell(f"{self.path.parent}: {type(tracker).__name__} could not be closed ({reason(error)})")
+
+
+class SilentLog:
+    """The log of a rank that writes nothing; it counts lines as the main rank's does."""
+
+    def __init__(self, lines: int) -> None:
+        self.lines = lines
+
+    def write(self, values: dict[str, Any]) -> None:
+        self.lines += 1
+
+    def sync(self) -> None:
+        """Nothing to write."""
+
+    def close(self, tell: Callable[[str], None]) -> None:
+        """Nothing to close."""
 
 
 def lines_to_keep(run: Path, counted: int, *, tell: Callable[[str], None]) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmrl.config import Ema, Optimiser
 from mmrl.errors import UserError
+from mmrl.training.sharding import as_shard_of, full, in_shards, to_save
 
 
 def _scale(config: Optimiser, total: int, step: int) -> float:
@@ -55,6 +56,8 @@ class ChannelOptimiser:
                 f"model: trainable parameters are {', '.join(sorted(low))}; an update of 1e-6 vanishes in half "
                 "precision, load them as float32 (autocast keeps the speed)"
             )
+        if config.kind != "adamw" and any(in_shards(p) for p in parameters):
+            raise UserError(f"optimiser.kind: {config.kind} cannot be used with distributed.mode: fsdp2; use adamw")
         self.parameters, self.config, self.total, self.steps = parameters, config, total, 0
         kwargs = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
         self.inner = _optimiser_class(config.kind)(parameters, **kwargs)
@@ -71,8 +74,12 @@ class ChannelOptimiser:
 
     def step(self, loss: float) -> tuple[float, bool]:
         """(gradient norm, stepped). A non-finite loss or gradient is dropped, never applied."""
+        for p in self.parameters:
+            # a weight that no row used (the picture tower, without a picture) has gradient zero: whether torch would
+            # skip it must not depend on how rows are spread over updates and ranks
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         limit = self.config.grad_norm if self.config.grad_norm is not None else math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        norm = float(full(torch.nn.utils.clip_grad_norm_(self.parameters, limit)))
         finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
             for group in self.inner.param_groups:
@@ -88,7 +95,7 @@ class ChannelOptimiser:
         for index, state in self.inner.state_dict()["state"].items():
             for name, value in _flat(state).items():
                 if isinstance(value, Tensor):
-                    tensors[f"{index}.{name}"] = value
+                    tensors[f"{index}.{name}"] = to_save(value)
                 else:
                     plain[f"{index}.{name}"] = value
         return tensors, {"steps": self.steps, "values": plain}
@@ -101,7 +108,9 @@ class ChannelOptimiser:
             *outer, last = name.split("/")
             for part in outer:
                 at = at.setdefault(part, {})
-            at[last] = value
+            parameter = self.parameters[int(index)]
+            same = isinstance(value, Tensor) and value.shape == parameter.shape
+            at[last] = as_shard_of(parameter, value) if same else value
         self.inner.load_state_dict({"state": state, "param_groups": self.inner.state_dict()["param_groups"]})
         self.steps = int(plain["steps"])
 

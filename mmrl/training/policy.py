@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import torch
 
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
+from mmrl.errors import UserError
 from mmrl.training.rollouts import Request, Rollouts
 
 Unit = Literal["decision", "row", "element-mean"]
@@ -30,11 +31,13 @@ class Piece:
     rows      indices into the Rollouts given to `pieces` (int64 [n]).
     columns   the decisions it evaluates: None for all T, else int64 [c].
     data      family-private.
+    idle      it runs with coefficients of zero, to keep step with ranks that have more pieces.
     """
 
     rows: torch.Tensor
     columns: torch.Tensor | None = None
     data: Any = None
+    idle: bool = False
 
 
 @dataclass
@@ -118,6 +121,24 @@ class Policy(ABC):
     @abstractmethod
     def reference(self) -> AbstractContextManager[None]:
         """Inside, `evaluate` uses the weights of step 0."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, every rank holds all weights, so that forwards without gradient talk to nobody. For a policy in
+        shards all ranks enter and leave it together; any other one holds them anyway."""
+        return nullcontext()
+
+    def shard(self, size: int) -> None:
+        """Spread weights, gradients and optimiser state over the `size` ranks of the run (distributed.mode: fsdp2).
+
+        Called before the first rollout. To keep step with other ranks `evaluate` then also runs rows that `prepare` was
+        not given, with coefficients of zero.
+        """
+        raise UserError(f"distributed.mode: fsdp2 is not available for {type(self).__name__}; use ddp")
+
+    @property
+    def sharded(self) -> bool:
+        """`shard` was called: pieces with gradient run in lockstep on all ranks, gradients add up by themselves."""
+        return False
 
     @abstractmethod
     def parameters_of(self, channel: str) -> list[torch.nn.Parameter]:

@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 
+def seed(value: int) -> None:
+    """All of them, so that a run that was killed before its first checkpoint starts again as it did."""
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)
+
+
 def tensors() -> dict[str, Tensor]:
     """States that are tensors by nature."""
     states = {"rng/torch": torch.get_rng_state()}

@@ -21,7 +21,18 @@ FIXED = (
     "train.control",
 )
 #: How a run is watched or carried out; nobody needs to be told.
-FREE = ("out", "device", "threads", "log", "checkpoint", "train.steps", "eval.every", "eval.samples", "rewards.workers")
+FREE = (
+    "out",
+    "device",
+    "threads",
+    "log",
+    "checkpoint",
+    "train.steps",
+    "train.max_seconds",
+    "eval.every",
+    "eval.samples",
+    "rewards.workers",
+)
 
 
 def changes(saved: dict[str, Any], now: dict[str, Any], *, folder: Path) -> list[str]:

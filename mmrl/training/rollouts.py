@@ -20,7 +20,8 @@ def _pad(rows: Sequence[torch.Tensor]) -> torch.Tensor:
 class Rollouts:
     """N sampled rows.
 
-    rows      family-private payload per row: all that is needed to recompute its likelihood exactly.
+    rows      family-private payload per row: all that is needed to recompute its likelihood exactly; None for a row
+              that another rank sampled.
     records   the record of each row.
     outputs   decoded output of each row (text, picture, ...): what rewards and people see.
     info      per row: at least {"length": int, "finished": bool, "sample": int}; families add to it.
@@ -41,6 +42,11 @@ class Rollouts:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def mine(self) -> torch.Tensor:
+        """Indices of the rows that this rank holds, int64 [n]; all of them in one process."""
+        return torch.tensor([i for i, row in enumerate(self.rows) if row is not None], dtype=torch.long)
 
     def select(self, index: Sequence[int] | torch.Tensor) -> Rollouts:
         """The rows named by `index`, in that order; stats stay with the whole."""

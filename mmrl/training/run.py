@@ -12,19 +12,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmrl import config_io, families, yaml_io
+from torch import Tensor
+
+from mmrl import config_io, families
 from mmrl.config import Config
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
-from mmrl.paths import find_config
+from mmrl.launched import is_main
 from mmrl.training import checkpoint, resuming
+from mmrl.training.disk import WriteError, replace, resume_command, writing
+from mmrl.training.evaluating import measured
+from mmrl.training.exchange import shared_policy
 from mmrl.training.gallery import write_rollouts, write_samples
-from mmrl.training.interrupt import Interrupted, caught_signals
-from mmrl.training.metrics import MetricsLog, clean, lines_to_keep
+from mmrl.training.interrupt import Interrupted, Stop, caught_signals, saving
+from mmrl.training.metrics import MetricsLog, SilentLog, clean, lines_to_keep
 from mmrl.training.policy import Policy
 from mmrl.training.progress import RunProgress
-from mmrl.training.setup import build_trainer, load_records, prepare_machine
+from mmrl.training.setup import build_trainer
 from mmrl.training.state import Cursor
+from mmrl.training.team import joined
 from mmrl.training.trainer import Trainer
 
 Tell = Callable[[str], None]
@@ -36,23 +42,39 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Pat
     resume continues from the newest whole checkpoint, or from the start when there is none. A folder that holds another
     run is refused. Raises UserError for mistakes in the input, Interrupted after Ctrl-C or SIGTERM (a checkpoint is
     saved). A mistake that shows in mid-run saves the last whole step first. No file of the folder is touched before all
-    that can be checked is checked.
+    that can be checked is checked. Started by torchrun, the processes train it together: the first one writes.
     """
     run = Path(config.out)
     _claim(run, resume)
-    with RunProgress(config.train.steps, 0, enabled=progress) as shown, caught_signals() as stop:
-        trainer, policy, held_out = build_trainer(config, shown.tell)
-        session = Session(run, config, trainer, policy, held_out, shown.tell, resume=resume)
+    main = is_main()
+    with (
+        RunProgress(config.train.steps, 0, enabled=progress and main, max_seconds=config.train.max_seconds) as shown,
+        caught_signals(run if main else None) as stop,
+        joined(config.device, timeout_s=config.distributed.timeout_s) as (team, device),
+        checkpoint.explained(run),
+    ):
+        stop.loading = True
+        tell: Tell = shown.tell if main else (lambda message: None)
+        trainer, policy, held_out = build_trainer(config.model_copy(update={"device": device}), tell, team)
+        session = Session(run, config, trainer, policy, held_out, tell, resume=resume)
         shown.done = trainer.counters.step
         shown.bar.update(shown.task, completed=shown.done)
+        stop.loading = False
         try:
             session.begin()
-            while trainer.counters.step < config.train.steps:
-                shown.step(session.step())
-                if stop.signum is not None:
-                    session.save()
-                    raise Interrupted(stop.signum, trainer.counters.step)
+            signum = session.signalled(stop)
+            while signum is None and not trainer.finished:
+                shown.step(session.step(), trainer.counters.seconds)
+                signum = session.signalled(stop)
+            if signum is not None:
+                session.save()
+                raise Interrupted(signum, trainer.counters.step, run)
             session.finish()
+        except UserError as error:
+            if session.saved_step is not None and not isinstance(error, WriteError):
+                kept = f"{run} is saved up to step {session.saved_step}"
+                tell(f"{kept}; once this is mended, go on with: {resume_command(run)}")
+            raise
         finally:
             session.close()
     return run
@@ -76,11 +98,10 @@ def _open(run: Path, config: Config) -> None:
     """The folder and its config.yaml."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(config_io.dump(config), encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{run}: cannot write the run folder ({error.strerror}); choose another with out=..."
-        ) from error
+        replace(run / "config.yaml", config_io.dump(config))
+    except (OSError, WriteError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{run}: cannot write the run folder ({why}); choose another with out=...") from error
 
 
 class Session:
@@ -105,37 +126,49 @@ class Session:
             held_out,
             tell,
         )
+        self.team = trainer.team
         self.entry = families.entry(config.family)
         lines = self._restore() if resume else 0
         if trainer.counters.before:
             self._metric(trainer.counters.before)
-        _open(run, config)
-        self.log = MetricsLog(run, config.log, keep_lines=lines, settings=config.model_dump())
+        self.log = self.team.together(lambda: self._begin_log(lines))
         self.last_metrics: dict[str, float] | None = None
         self.saved_step: int | None = trainer.counters.step if resume and lines else None
 
+    def _begin_log(self, lines: int) -> MetricsLog | SilentLog:
+        """The main rank writes the files of the run; the others count its lines."""
+        if not self.team.main:
+            return SilentLog(lines)
+        _open(self.run, self.config)
+        return MetricsLog(self.run, self.config.log, keep_lines=lines, settings=self.config.model_dump())
+
+    def signalled(self, stop: Stop) -> int | None:
+        """The signal that any rank was sent."""
+        return next((s for s in self.team.gather(stop.signum) if s is not None), None)
+
     def _restore(self) -> int:
-        folder = checkpoint.newest_whole(self.run, tell=self.tell)
+        folder = self.team.by_main(lambda: checkpoint.newest_whole(self.run, tell=self.tell))
         if folder is None:
-            if checkpoint.folders(self.run):
+            if self.team.by_main(lambda: checkpoint.folders(self.run)):
                 raise UserError(
                     f"{self.run}: every checkpoint is damaged, nothing to resume from; start anew with out=..."
                 )
             self.tell("no checkpoint yet; starting from the beginning")
             return 0
-        saved = checkpoint.read(folder)
+        saved = self.team.together(lambda: checkpoint.read(folder))
         for note in resuming.changes(saved.state.get("config") or {}, config_io.plain(self.config), folder=folder):
             self.tell(note)
-        lines = lines_to_keep(self.run, int(saved.state["metrics_lines"]), tell=self.tell)
+        counted, step = int(saved.state["metrics_lines"]), int(saved.state["step"])
+        lines = self.team.by_main(lambda: lines_to_keep(self.run, counted, tell=self.tell))
         self.trainer.load_state(saved.tensors, saved.state["trainer"])
-        checkpoint.set_aside_newer(self.run, int(saved.state["step"]), tell=self.tell)
+        self.team.by_main(lambda: checkpoint.set_aside_newer(self.run, step, tell=self.tell))
         self.tell(f"resuming from {folder.name}")
         return lines
 
     def begin(self) -> None:
         counters = self.trainer.counters
         if counters.step == 0 and self.log.lines == 0:
-            before = self.evaluate()
+            before = self.evaluate(first=True)
             self._metric(before)  # a misspelt eval.metric shows before the first step
             counters.before = before
             self.log.write({"step": 0, **{f"eval/{k}": v for k, v in counters.before.items()}})
@@ -144,16 +177,13 @@ class Session:
     def step(self) -> dict[str, Any]:
         values = self._whole_step()
         step, every = self.trainer.counters.step, self.config.eval.every
-        last = step == self.config.train.steps
-        for warning in values["warnings"]:
-            self.tell(f"step {step}: {warning}")
+        last = self.trainer.finished
+        for sign in values.pop("signs"):
+            self.tell(sign.line())
         if every and step % every == 0 or last:
-            metrics = self.last_metrics = self._evaluate_or_save(values)
-            values |= {f"eval/{k}": v for k, v in metrics.items()}
-            self._note_best(metrics, step)
-            self._samples()
+            self._look_or_save(values)
         if step % self.config.log.every == 0 or last or "eval/reward" in values:
-            self.log.write(values)
+            self.log.write(values | {"signs": self.trainer.diagnostics.take()})
         if (
             self.config.checkpoint.every
             and step % self.config.checkpoint.every == 0
@@ -170,25 +200,38 @@ class Session:
         cursor, updates = self.trainer.cursor(), self.trainer.optimiser_steps
         try:
             return self.trainer.step()
-        except UserError:
-            if self.trainer.optimiser_steps == updates and self.trainer.counters.step > 0:
-                self.save(cursor)
+        except UserError as error:
+            if self.trainer.optimiser_steps == updates and cursor[1]["counters"]["step"] > 0:
+                self._keep(error, cursor)
             raise
 
-    def _evaluate_or_save(self, values: dict[str, Any]) -> dict[str, float]:
-        """The evaluation after a step; the step is kept when the evaluation fails."""
+    def _look_or_save(self, values: dict[str, Any]) -> None:
+        """The evaluation and the samples after a step, added to its values; the step is kept when they fail."""
         try:
-            return self.evaluate()
-        except UserError:
-            self.log.write(values)
-            self.save()
+            metrics = self.last_metrics = self.evaluate()
+            values |= {f"eval/{k}": v for k, v in metrics.items()}
+            self._note_best(metrics, self.trainer.counters.step)
+            self._samples()
+        except UserError as error:
+            self._keep(error, values=values)
             raise
 
-    def evaluate(self) -> dict[str, float]:
+    def _keep(self, error: UserError, cursor: Cursor | None = None, *, values: dict[str, Any] | None = None) -> None:
+        """Save after a mistake, with the log line of its step. When the disk fails besides, both are told."""
+        try:
+            if values is not None:
+                self.log.write(values | {"signs": self.trainer.diagnostics.take()})
+            self.save(cursor)
+        except WriteError:
+            self.tell(str(error))
+            raise
+
+    def evaluate(self, *, first: bool = False) -> dict[str, float]:
+        """`first`: before any training; also tells what looks wrong with the answers, if the family can say so."""
         if not self.held_out:
             return {}
-        with self.trainer.averaged():
-            return dict(self.entry.evaluate(self.policy, self.held_out, self.config))
+        with self.trainer.averaged(), shared_policy(self.policy, self.team) as policy:
+            return measured(self.entry, policy, self.held_out, self.config, self.tell if first else None)
 
     def _note_best(self, metrics: dict[str, float], step: int) -> None:
         counters = self.trainer.counters
@@ -206,33 +249,35 @@ class Session:
         return metrics.get(name, math.nan)
 
     def _samples(self) -> None:
-        shown = self.held_out[: self.config.eval.samples]
-        with self.trainer.averaged():
-            write_samples(
-                self.run,
-                self.trainer.counters.step,
-                self.policy,
-                self.trainer.scorer,
-                shown,
-                seed=self.config.seed,
-            )
+        with self.trainer.averaged(), self.policy.whole():
+            self.team.by_main(self._write_samples)
 
-        if self.trainer.last is not None and self.config.log.rollouts:
-            write_rollouts(self.run, self.trainer.counters.step, self.trainer.last, self.config.log.rollouts)
+    def _write_samples(self) -> None:
+        trainer, shown = self.trainer, self.held_out[: self.config.eval.samples]
+        step = trainer.counters.step
+        with writing(self.run / "samples"):
+            write_samples(self.run, step, self.policy, trainer.scorer, shown, seed=self.config.seed)
+            if trainer.last is not None and self.config.log.rollouts:
+                write_rollouts(self.run, step, trainer.last, self.config.log.rollouts)
 
     def save(self, cursor: Cursor | None = None) -> None:
         """A checkpoint of the state now, or of the step that `cursor` was taken before."""
-        step = self.trainer.counters.step
+        step = cursor[1]["counters"]["step"] if cursor else self.trainer.counters.step
         if self.saved_step == step:
             return
-        tensors, state = self.trainer.state(cursor)
+        with saving():
+            self._save(step, cursor)
 
-        def save_model(path: Path) -> None:
-            with self.trainer.averaged():
-                self.policy.save(path)
+    def _save(self, step: int, cursor: Cursor | None) -> None:
+        here = self.team.main or self.policy.sharded  # only shards need the other ranks to be read
+        tensors, state = self.trainer.state(cursor) if here else ({}, {})
+        with self.trainer.averaged(), self.policy.whole():
+            self.team.by_main(lambda: self._write_checkpoint(step, tensors, state))
+        self.saved_step = step
 
+    def _write_checkpoint(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         # the log on disk never lags behind a checkpoint that counts its lines
-        os.fsync(self.log.file.fileno())
+        self.log.sync()
         checkpoint.write(
             self.run,
             step,
@@ -243,11 +288,11 @@ class Session:
                 "config": config_io.plain(self.config),
                 "trainer": state,
             },
-            save_model=save_model,
+            save_model=self.policy.save,
         )
+        self.saved_step = step
         best = self.trainer.counters.best_step if self.config.checkpoint.keep_best else None
         checkpoint.prune(self.run, keep_last=self.config.checkpoint.keep_last, best=best, just_written=step)
-        self.saved_step = step
 
     def finish(self) -> None:
         """Write summary.json; `after` is the evaluation of the last step (made now if this session did not train)."""
@@ -265,87 +310,15 @@ class Session:
             "after": after,
             "steps": counters.step,
             "seconds": round(counters.seconds, 3),
+            "seconds_cpu": round(counters.seconds_cpu, 3),
             "tokens": counters.tokens,
             "best_step": counters.best_step,
             "reward_failures": counters.reward_failures,
             "skipped_records": counters.skipped_records + self.trainer.unread_records,
         }
-        temporary = self.run / "summary.json.tmp"
-        temporary.write_text(json.dumps(clean(summary), indent=1, allow_nan=False))
-        os.replace(temporary, self.run / "summary.json")
+        text = json.dumps(clean(summary), indent=1, allow_nan=False)
+        self.team.by_main(lambda: replace(self.run / "summary.json", text))
 
     def close(self) -> None:
-        self.log.close()
+        self.log.close(self.tell)
         self.trainer.scorer.close()
-
-
-def model_folder(path: Path) -> Path:
-    """The model inside a run folder (its best step), a step folder or an exported folder."""
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint; give a run folder, a step folder or an exported folder")
-    if (path / "checkpoints").is_dir():
-        steps = checkpoint.folders(path)
-        if not steps:
-            raise UserError(f"{path}: the run has no checkpoint yet")
-        best = checkpoint.read_state(steps[-1])["trainer"]["counters"]["best_step"]
-        best_folder = checkpoint.step_folder(path, best) if best is not None else steps[-1]
-        path = best_folder if best_folder.is_dir() else steps[-1]
-    if (path / checkpoint.MANIFEST).exists() or (path / "model").is_dir():
-        problem = checkpoint.fault(path)
-        if problem:
-            raise UserError(f"{path}: damaged checkpoint ({problem}); use another step folder of the run")
-        return path / "model"
-    return path
-
-
-def run_config(path: Path, config: str | Path | None, *, data: str | None = None) -> Config:
-    """The configuration a checkpoint is used with: the one given, else that of its own run.
-
-    data   the one entry of `data` that is read, train or eval. Files of the others need not be there any more.
-    """
-    if config is not None:
-        return _resolve_without(config, data)
-    whole = path.resolve()
-    folder = whole if whole.name != "model" else whole.parent
-    run = folder.parents[1] if folder.parent.name == "checkpoints" else whole
-    if (run / "config.yaml").is_file():
-        return _resolve_without(run / "config.yaml", data)
-    raise UserError(f"{path}: its run's config.yaml is not there; name one with --config")
-
-
-def _resolve_without(file: str | Path, data: str | None) -> Config:
-    """`config_io.resolve`, but entries of `data` other than the named one may name files that are gone."""
-    found = find_config(file)
-    raw = yaml_io.read(found)
-    entries = raw.get("data")
-    unread: dict[str, Any] = {}  # text, or a list of texts
-    if isinstance(entries, dict):
-        for key in {"train", "eval"} - {data}:
-            value = entries.get(key)
-            names = value if isinstance(value, list) else [value]
-            if names and all(isinstance(name, str) for name in names):  # anything else is refused below
-                unread[key] = value
-        raw["data"] = entries | dict.fromkeys(unread, "unread:records")  # the form of an embedded set: no file
-    config = config_io.build(raw, folder=found.parent, where=str(file))
-    for key, value in unread.items():
-        at = [_if_there(found.parent, name) for name in ([value] if isinstance(value, str) else value)]
-        setattr(config.data, key, at[0] if isinstance(value, str) else at)
-    return config
-
-
-def _if_there(folder: Path, name: str) -> str:
-    path = folder / Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
-
-
-def evaluate_run(path: Path, config: Path | None = None) -> dict[str, float]:
-    """Greedy metrics of a checkpoint on the evaluation records of a configuration."""
-    folder = model_folder(path)
-    resolved = run_config(path, config, data="eval")
-    if resolved.data.eval is None:
-        raise UserError("data.eval: the configuration names no evaluation records; add some, or give another --config")
-    prepare_machine(resolved)
-    records = load_records(resolved, "eval")
-    resolved.model.path = str(folder)
-    entry = families.entry(resolved.family)
-    return dict(entry.evaluate(entry.load_policy(resolved), records, resolved))

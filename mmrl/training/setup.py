@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from mmrl import config_io, families
+from mmrl import __version__, config_io, families
 from mmrl.config import Config
+from mmrl.core.recipe import Recipe
 from mmrl.data.images import check_header, open_image
 from mmrl.data.read import read_records
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.plugins import load_plugins
 from mmrl.rewards.score import Scorer
+from mmrl.selection.base import Selector
 from mmrl.selection.base import find as find_selector
+from mmrl.training import random_states
 from mmrl.training.devices import find_device
 from mmrl.training.objectives import channels_of, objectives, optimiser_settings
 from mmrl.training.policy import Policy
+from mmrl.training.team import ALONE, Team
 from mmrl.training.trainer import Trainer
 
 Tell = Callable[[str], None]
@@ -32,7 +37,7 @@ def prepare_machine(config: Config) -> None:
     find_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
+    random_states.seed(config.seed)
     load_plugins(config.plugins)
     for module in families.family(config.family).extra_stages:
         importlib.import_module(module)
@@ -56,7 +61,7 @@ def load_records(
         return []
     names = [source] if isinstance(source, str) else source
     out: list[Record] = []
-    for name in filter(is_embedded, names):
+    for name in filter(config_io.is_embedded, names):
         out += families.entry(config.family).builtin(name)
     limits = picture_limits(config)
 
@@ -67,7 +72,7 @@ def load_records(
             else:
                 check_header(image, **limits)
 
-    files = [Path(name) for name in names if not is_embedded(name)]
+    files = [Path(name) for name in names if not config_io.is_embedded(name)]
     if files:  # all at once: an id that stands in two files is found
         records, problems = read_records(files, on_error=config.data.on_error, require=require, look=look)
         for problem in problems[:TOLD]:
@@ -91,13 +96,43 @@ def picture_limits(config: Config) -> dict[str, int]:
     return {"max_side": config.inputs.max_image_side, "max_pixels": config.inputs.max_image_pixels}
 
 
-def is_embedded(name: str) -> bool:
-    """`digits:train` names an embedded set; a path on disk never is one."""
-    return ":" in name and not Path(name).exists() and not name.endswith((".jsonl", ".json", ".parquet"))
+@dataclass
+class _Parts:
+    """What a run is made of, before ranks meet."""
+
+    recipe: Recipe
+    select: type[Selector]
+    train: list[Record]
+    held_out: list[Record]
+    skipped: list[str]
+    scorer: Scorer
+    policy: Policy
 
 
-def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Record]]:
-    """Everything up to the first step. Recipe and records are checked before weights load."""
+def build_trainer(config: Config, tell: Tell, team: Team = ALONE) -> tuple[Trainer, Policy, list[Record]]:
+    """Everything up to the first step. Recipe and records are checked before weights load, and between ranks."""
+    if config.train.prompts < team.size:
+        raise UserError(
+            f"train.prompts: {config.train.prompts} prompts a step cannot be shared by {team.size} processes; a group "
+            "stays whole on its rank, so ask for at least as many prompts, or start fewer"
+        )
+    parts = team.together(lambda: _load(config, tell))
+    recipe, policy = parts.recipe, parts.policy
+    if team.size > 1:
+        told = [(r.id, r.task, r.prompt, r.answer, r.response, r.frame) for r in (*parts.train, *parts.held_out)]
+        team.check_alike(version=__version__, configuration=config.model_dump(exclude={"device"}), records=told)
+        team.same_start(p for channel in channels_of(recipe, policy) for p in policy.parameters_of(channel))
+        if config.distributed.mode == "fsdp2":
+            policy.shard(team.size)
+    group = 1 if recipe.experience == "records" else config.train.group
+    order = {"prompts": config.train.prompts, "group": group, "seed": config.seed, "shuffle": config.data.shuffle}
+    selector = parts.select(parts.train, **order, **config.selection.options)  # type: ignore[arg-type]
+    trainer = Trainer(config, recipe, policy, selector, parts.scorer, tell, team)
+    trainer.unread_records = len(parts.skipped)
+    return trainer, policy, parts.held_out
+
+
+def _load(config: Config, tell: Tell) -> _Parts:
     config_io.check(config)  # again: a Config may have been made or changed in Python
     prepare_machine(config)
     entry = families.entry(config.family)
@@ -116,10 +151,4 @@ def build_trainer(config: Config, tell: Tell) -> tuple[Trainer, Policy, list[Rec
     held_out = load_records(config, "eval", tell=tell, skipped=skipped)
     rewarded = held_out if recipe.experience == "records" else [*train, *held_out]
     scorer = Scorer(config.rewards, tasks={r.task for r in rewarded} or None)
-    policy = entry.load_policy(config)
-    group = 1 if recipe.experience == "records" else config.train.group
-    order = {"prompts": config.train.prompts, "group": group, "seed": config.seed, "shuffle": config.data.shuffle}
-    selector = select(train, **order, **config.selection.options)  # type: ignore[arg-type]
-    trainer = Trainer(config, recipe, policy, selector, scorer, tell)
-    trainer.unread_records = len(skipped)
-    return trainer, policy, held_out
+    return _Parts(recipe, select, train, held_out, skipped, scorer, entry.load_policy(config))

@@ -15,6 +15,7 @@ from mmrl.training import measures, random_states
 from mmrl.training.diagnostics import Diagnostics
 from mmrl.training.optim import ChannelOptimiser, WeightAverage
 from mmrl.training.policy import Policy
+from mmrl.training.sharding import put, to_save
 
 Cursor = tuple[dict[str, Tensor], dict[str, Any]]  # random states, plain values
 
@@ -33,6 +34,7 @@ class Counters:
     best_step: int | None = None
     tokens: int = 0
     seconds: float = 0.0  # spent training, over all sessions of the run
+    seconds_cpu: float = 0.0  # the same in processor time of this process; a busy machine adds nothing to it
     before: dict[str, float] = field(default_factory=dict)
 
 
@@ -77,7 +79,7 @@ class Resumable:
             state, plain["optimisers"][channel] = optimiser.state_dict()
             tensors |= {f"optimiser/{channel}/{k}": v for k, v in state.items()}
         for channel, average in self.averages.items():
-            tensors |= {f"average/{channel}/{i}": v for i, v in enumerate(average.shadow)}
+            tensors |= {f"average/{channel}/{i}": to_save(v) for i, v in enumerate(average.shadow)}
         return tensors, plain
 
     @property
@@ -100,5 +102,5 @@ class Resumable:
             average.updates = int(plain["averages"][channel])
             saved = under(f"average/{channel}/")
             for i, mean in enumerate(average.shadow):  # in place: the saved ones lie in main memory
-                mean.copy_(saved[str(i)])
+                put(mean, saved[str(i)])
         random_states.restore(tensors, plain["random"])

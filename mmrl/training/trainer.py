@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,11 +28,13 @@ from mmrl.selection.request import Request
 from mmrl.training import measures, update
 from mmrl.training.batch import Scored, minibatches, shuffle_inside_groups, table_of, with_penalties
 from mmrl.training.diagnostics import Diagnostics
+from mmrl.training.exchange import gather_scored
 from mmrl.training.objectives import channels_of, objectives, optimiser_settings
 from mmrl.training.optim import ChannelOptimiser, WeightAverage
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Rollouts
 from mmrl.training.state import Counters, Resumable
+from mmrl.training.team import ALONE, Team
 
 Values = dict[str, Any]
 
@@ -47,8 +50,9 @@ class Trainer(Resumable):
         selector: Selector,
         scorer: Scorer,
         tell: Callable[[str], None],
+        team: Team = ALONE,
     ) -> None:
-        self.config, self.recipe, self.policy = config, recipe, policy
+        self.config, self.recipe, self.policy, self.team = config, recipe, policy, team
         self.selector, self.scorer, self.tell = selector, scorer, tell
         self.channels = channels_of(recipe, policy)
         self.objectives = objectives(recipe, policy, selector)
@@ -68,6 +72,7 @@ class Trainer(Resumable):
         self.diagnostics = Diagnostics()
         self.counters = Counters()
         self.last: Scored | None = None  # the newest batch, for people to look at
+        self._spare: Rollouts | None = None  # a row of this rank, to keep step with when an update leaves it without
         self.unread_records = 0  # left out when the data were read (data.on_error: skip)
         self.zero_variance = self._zero_variance()
         if policy.noisy and config.train.two_pass == "always":
@@ -100,14 +105,22 @@ class Trainer(Resumable):
                     )
         return choice
 
+    @property
+    def finished(self) -> bool:
+        """All steps are done, or the training time is used up (train.max_seconds; earlier sessions count)."""
+        limit = self.config.train.max_seconds
+        return self.counters.step >= self.config.train.steps or limit is not None and self.counters.seconds >= limit
+
     # ---- one step -------------------------------------------------------------------------------------------------
     def step(self) -> Values:
-        """Plan, roll out, score, update once. Returns metrics; `warnings` lists new diagnostics."""
-        started, step = time.perf_counter(), self.counters.step
+        """Plan, roll out, score, update once. Returns metrics; `signs`: what looks wrong now, or no longer."""
+        started, started_cpu, step = time.perf_counter(), time.process_time(), self.counters.step
         channel = self.recipe.phase(step, self.policy.channels[0])
         streams = Streams(self.config.seed, step)
         scored, timing, counts = self._experience(streams)
         measured = measures.of_rewards(scored, channel)
+        if self.recipe.experience == "records":
+            measured.pop("flat_groups", None)  # every demonstration counts the same: nothing is compared
         scored = self._with_reward(scored)
         updates: Values = {"updates": 0}
         at_update = time.perf_counter()
@@ -115,7 +128,8 @@ class Trainer(Resumable):
             updates = self._updates(scored, channel)
         now = time.perf_counter()
         self.counters.step += 1
-        self.counters.seconds += now - started
+        self.counters.seconds += self.team.of_main(now - started)
+        self.counters.seconds_cpu += time.process_time() - started_cpu
         self._stop_if_empty(updates)
         tokens = int(measured.get("decisions", 0))
         self.counters.tokens += tokens
@@ -127,7 +141,7 @@ class Trainer(Resumable):
             "skipped_records": self.counters.skipped_records,
         }
         values["tokens_per_s"] = tokens / max(now - started, 1e-9)
-        values["warnings"] = self.diagnostics.look(values, self.config.train.ratio_tolerance) + self._constant(scored)
+        values["signs"] = self.diagnostics.look(values, self.config.train.ratio_tolerance, self._constant(scored))
         return values
 
     def _stop_if_empty(self, updates: Values) -> None:
@@ -165,25 +179,33 @@ class Trainer(Resumable):
 
     def _sample(self, requests: list[Request], streams: Streams, timing: Values, first_key: int) -> Scored:
         started = time.perf_counter()
-        requests, rollouts = self._usable(requests, streams)
-        rollouts.keys["prompt"] = rollouts.keys["prompt"] + first_key
+        if first_key == 0 and len(requests) < self.team.size:
+            raise UserError(
+                f"selection: {len(requests)} prompts planned for a step of {self.team.size} processes; each needs one"
+            )
+        requests, part = self._usable(requests, streams)
         timing["seconds/rollout"] += time.perf_counter() - started
         started = time.perf_counter()
-        scored = self._score(rollouts)
+        scored = self._score(requests, part)
+        if self.team.size > 1 and len(scored.rollouts.mine):
+            self._spare = scored.rollouts.select(scored.rollouts.mine[:1])
+        prompt_n = scored.rollouts.keys["prompt"]
+        scored.rollouts.keys["prompt"] = prompt_n + first_key
         if self.config.train.control == "shuffled":
             scored = shuffle_inside_groups(scored, streams)
         timing["seconds/reward"] += time.perf_counter() - started
-        prompt_n = rollouts.keys["prompt"] - first_key
         self.selector.observe(requests, scored.reward_n, prompt_n)
         keep = self.selector.keep_groups(requests, scored.reward_n, prompt_n)
         return scored if bool(keep.all()) else scored.select(keep.nonzero()[:, 0])
 
-    def _usable(self, requests: list[Request], streams: Streams) -> tuple[list[Request], Rollouts]:
-        """Rollouts of the requests. With data.on_error: skip, further ones take the place of records that cannot be
-        used (any more); each is told and counted. Raises UserError when no record is left."""
+    def _usable(self, requests: list[Request], streams: Streams) -> tuple[list[Request], Rollouts | None]:
+        """Rollouts of this rank's share of the requests. With data.on_error: skip, further ones take the place of
+        records that cannot be used (any more); each is told and counted. Raises UserError when no record is left."""
         for _ in range(len(self.selector.records) + 1):
+            own = [request for _, request in self.team.share(requests)]
             try:
-                return requests, self._ask(requests, streams)
+                with self.policy.whole():
+                    return requests, self.team.together(partial(self._ask, own, streams))
             except RecordError as error:
                 left = [r for r in requests if r.record.id != error.record_id]
                 if self.config.data.on_error != "skip" or len(left) == len(requests):
@@ -193,7 +215,9 @@ class Trainer(Resumable):
                 requests = left + self.selector.refill(len(requests) - len(left))
         raise UserError("data.train: none of the records can be used any more; run mmrl check-data on the file")
 
-    def _ask(self, requests: list[Request], streams: Streams) -> Rollouts:
+    def _ask(self, requests: list[Request], streams: Streams) -> Rollouts | None:
+        if not requests:
+            return None
         if self.recipe.experience != "records":
             return self.policy.rollout(requests, streams)
         rollouts = self.policy.demonstrations([r.record for r in requests], streams)
@@ -201,23 +225,31 @@ class Trainer(Resumable):
             table.pop("sampler_logp_nt", None)  # nobody sampled these rows
         return rollouts
 
-    def _score(self, rollouts: Rollouts) -> Scored:
-        if self.recipe.experience == "records":  # imitation: every demonstration counts the same
-            return Scored(
-                rollouts, torch.ones(len(rollouts), 1, dtype=torch.float64), torch.ones(1).double(), ["imitation"]
-            )
-        result = self.scorer.score(rollouts.outputs, rollouts.records, rollouts.info)
-        self.counters.reward_failures += len(result.failures)
-        for failure in result.failures[:3]:
+    def _score(self, requests: list[Request], part: Rollouts | None) -> Scored:
+        """Rewards of this rank's rows, then everybody's rows with theirs."""
+        own, failures = self.team.together(lambda: self._score_own(part) if part is not None else (None, []))
+        everywhere = self.team.gather(failures)
+        for failure in [f for found in everywhere for f in found][:3]:
             self.tell(f"reward skipped: {failure}")
-        reward_nk, weight_k, names = with_penalties(result.reward_nk, result.weight_k, result.names, rollouts.info)
-        return Scored(rollouts, reward_nk, weight_k, names)
+        total = sum(len(found) for found in everywhere)
+        self.counters.reward_failures += total
+        self.scorer.failed_rows += total - len(failures)  # it counted its own
+        return gather_scored(self.team, own, self.team.share(requests), requests)
 
-    def _constant(self, scored: Scored) -> list[str]:
-        """Reward components that have said the same of everything for many steps."""
-        own = len(self.scorer.names)
-        fresh = self.recipe.experience == "fresh" and len(scored.rollouts) > 0
-        return self.scorer.watch.update(scored.reward_nk[:, :own]) if fresh else []
+    def _score_own(self, rollouts: Rollouts) -> tuple[Scored, list[str]]:
+        if self.recipe.experience == "records":  # imitation: every demonstration counts the same
+            ones = torch.ones(len(rollouts), 1, dtype=torch.float64)
+            return Scored(rollouts, ones, torch.ones(1).double(), ["imitation"]), []
+        result = self.scorer.score(rollouts.outputs, rollouts.records, rollouts.info)
+        reward_nk, weight_k, names = with_penalties(result.reward_nk, result.weight_k, result.names, rollouts.info)
+        return Scored(rollouts, reward_nk, weight_k, names), result.failures
+
+    def _constant(self, scored: Scored) -> dict[str, float] | None:
+        """Reward components that have said the same of everything for many steps; None without fresh samples."""
+        if self.recipe.experience != "fresh" or not len(scored.rollouts):
+            return None
+        self.scorer.watch.update(scored.reward_nk[:, : len(self.scorer.names)])
+        return self.scorer.watch.constant()
 
     def _with_reward(self, scored: Scored) -> Scored:
         """Rows without any reward leave every statistic and count."""
@@ -228,7 +260,8 @@ class Trainer(Resumable):
     def _updates(self, scored: Scored, channel: str) -> Values:
         objective, rollouts = self.objectives[channel], scored.rollouts
         n_updates = self.epochs * self.minibatches
-        self.policy.prepare(rollouts, n_updates)
+        own = rollouts if self.team.size == 1 else rollouts.select(rollouts.mine)
+        self.policy.prepare(own, n_updates)
         passes = self._passes(objective, rollouts, channel, n_updates)
         table = objective.prepare(table_of(scored, channel).updated(passes[0]))
         silent = scored.flat_n() & self._shaped_alike(table)
@@ -243,13 +276,13 @@ class Trainer(Resumable):
         done = 0
         for _ in range(self.epochs):
             for part in minibatches(rollouts.keys["prompt"][rows], self.minibatches) if len(rows) else []:
-                own = table.updated(passes[done % len(passes)])
-                self._one_update(objective, rollouts, own, rows[part], silent, channel, done, log)
+                now = table.updated(passes[done % len(passes)])
+                self._one_update(objective, rollouts, now, rows[part], silent, channel, done, log)
                 done += 1
         self.selector.after_update(
-            lambda: update.evaluate(self.policy, rollouts, {"logp_nt"}, channel=channel)["logp_nt"]
+            lambda: update.evaluate(self.policy, rollouts, {"logp_nt"}, channel=channel, team=self.team)["logp_nt"]
         )
-        self.policy.release(rollouts)
+        self.policy.release(own)
         return log.values(self.optimisers[channel].last_lr, self.counters.skipped_updates)
 
     @staticmethod
@@ -274,7 +307,9 @@ class Trainer(Resumable):
             extra: dict[str, Tensor] = {}
             for prefix, names in wanted:
                 reference = prefix == "ref"
-                tables = update.evaluate(self.policy, rollouts, names, channel=channel, update=at, reference=reference)
+                tables = update.evaluate(
+                    self.policy, rollouts, names, channel=channel, update=at, reference=reference, team=self.team
+                )
                 extra |= {f"{prefix}_{k}": v for k, v in tables.items() if k in names}
             found.append(extra)
         return found
@@ -310,8 +345,12 @@ class Trainer(Resumable):
             two_pass=self.config.train.two_pass == "always",
             global_counts=counts,
             watch=self._watched(),
+            team=self.team,
+            spare=self._spare,
         )
         optimiser = self.optimisers[channel]
+        if not self.policy.sharded:
+            self.team.add_gradients(optimiser.parameters)
         norm, stepped = optimiser.step(result.loss)
         self._guard(stepped, result.loss, norm)
         if stepped and channel in self.averages:

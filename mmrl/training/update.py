@@ -3,13 +3,16 @@
 If every piece covers the objective's scope, one pass is enough. Otherwise two exact passes: all pieces without
 gradient; the objective on those values as leaves gives c = dloss/draw; then (raw * c).sum() is backwarded piece by
 piece. Memory is one bundle's shared part plus one piece, whatever the number of pieces.
+
+With several ranks each runs the pieces of its own rows, under coefficients and counts of the whole table; losses and
+statistics are added up here, gradients by the caller (or by a sharded policy itself).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,8 +21,10 @@ from mmrl.core.objective import Objective, Outcome
 from mmrl.core.reducers import REDUCERS
 from mmrl.core.registry import SCOPES
 from mmrl.core.table import Table
+from mmrl.training.exchange import spread
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
 from mmrl.training.rollouts import Rollouts
+from mmrl.training.team import ALONE, Team
 
 
 @dataclass
@@ -67,18 +72,34 @@ def _walk(policy: Policy, bundles: list[Bundle], *, grad: bool) -> Iterator[tupl
 
 
 def evaluate(
-    policy: Policy, rollouts: Rollouts, names: set[str], *, channel: str, update: int = 0, reference: bool = False
+    policy: Policy,
+    rollouts: Rollouts,
+    names: set[str],
+    *,
+    channel: str,
+    update: int = 0,
+    reference: bool = False,
+    team: Team = ALONE,
 ) -> dict[str, Tensor]:
-    """Full tables [N,T] of the named channels without gradient; with the reference weights if asked."""
-    shape = _shape(rollouts, channel)
-    raws: dict[str, Tensor] = {}
+    """Full tables [N,T] of the named channels without gradient; with the reference weights if asked. Each rank runs its
+    own rows, all get all tables."""
+    own = rollouts if team.size == 1 else rollouts.select(rollouts.mine)
     scopes = ["decision", *(REDUCERS[n].scope for n in names if n not in policy.provides)]
     scope: Scope = max(scopes, key=SCOPES.index)  # type: ignore[arg-type,assignment]
-    bundles = policy.bundles(rollouts, channel=channel, update=update, scope=scope)
-    with torch.no_grad(), policy.reference() if reference else nullcontext():
+    with torch.no_grad(), policy.reference() if reference else nullcontext(), policy.whole():
+        bundles = policy.bundles(own, channel=channel, update=update, scope=scope) if len(own) else []
+        tables = policy.combine(_raw_tables(policy, bundles, needs_of(policy, names), _shape(own, channel)))
+    found = {k: v.cpu() for k, v in tables.items() if k in names}
+    return found if team.size == 1 else spread(team, found, rollouts, sorted(names))
+
+
+def _raw_tables(policy: Policy, bundles: list[Bundle], needs: Needs, shape: tuple[int, int]) -> dict[str, Tensor]:
+    """What all pieces say, without gradient, as tables [N,T]."""
+    raws: dict[str, Tensor] = {}
+    with torch.no_grad():
         for piece, shared in _walk(policy, bundles, grad=False):
-            _write(raws, policy.evaluate(piece, shared, needs_of(policy, names)), piece, shape)
-        return {k: v.cpu() for k, v in policy.combine(raws).items()}
+            _write(raws, policy.evaluate(piece, shared, needs), piece, shape)
+    return raws
 
 
 def needs_of(policy: Policy, names: set[str]) -> Needs:
@@ -92,19 +113,46 @@ def _shape(rollouts: Rollouts, channel: str) -> tuple[int, int]:
     return int(n), int(t)
 
 
-def _part_n(bundles: list[Bundle], n: int) -> Tensor:
-    part = torch.zeros(n, dtype=torch.long)
-    for at, piece in enumerate(p for b in bundles for p in b.pieces):
-        part[piece.rows] = at
-    return part
-
-
-def _covers(bundles: list[Bundle], scope: str) -> bool:
-    """Whole rows satisfy row scope; wider scopes need everything in one piece (policies are asked for whole groups)."""
+def _covers(bundles: list[Bundle], scope: str, team: Team) -> bool:
+    """Whole rows satisfy row scope; wider scopes need everything in one piece (policies are asked for whole groups,
+    and a group stays whole on its rank)."""
     pieces = [p for b in bundles for p in b.pieces]
-    if scope == "decision" or len(pieces) == 1 and pieces[0].columns is None:
+    if scope == "decision" or team.size == 1 and len(pieces) == 1 and pieces[0].columns is None:
         return True
     return SCOPES.index(scope) <= SCOPES.index("group") and all(p.columns is None for p in pieces)
+
+
+def _parts_of_all(bundles: list[Bundle], rollouts: Rollouts, team: Team) -> Tensor:
+    """The number of the piece that each row of the whole table lies in, int64 [N]: a rank's after those before it."""
+    pieces = [p for b in bundles for p in b.pieces]
+    before = sum(team.gather(len(pieces))[: team.rank])
+    part = torch.zeros(len(rollouts.mine), dtype=torch.long)
+    for at, piece in enumerate(pieces):
+        part[piece.rows] = before + at
+    return part if team.size == 1 else spread(team, {"part": part}, rollouts, ["part"])["part"]
+
+
+def _idle(bundle: Bundle, pieces: int) -> Bundle:
+    """`pieces` idle repetitions of a bundle's first piece."""
+    first = bundle.pieces[0]
+    return Bundle([replace(first, idle=True) for _ in range(pieces)], bundle.data)
+
+
+def _level(bundles: list[Bundle], spare: list[Bundle], team: Team) -> list[Bundle]:
+    """The same bundles with idle pieces added until every rank has as many of both. `spare` lends one to a rank that
+    has none."""
+    told = team.gather([len(b.pieces) for b in bundles])
+    if not bundles and not spare and any(told):
+        raise ValueError("a sharded policy must keep step with the other ranks: give spare rows to a rank without any")
+    out = []
+    for at in range(max(len(t) for t in told)):
+        most = max(t[at] for t in told if at < len(t))
+        if at < len(bundles):
+            own = bundles[at]
+            out.append(Bundle([*own.pieces, *_idle(own, most - len(own.pieces)).pieces], own.data))
+        else:
+            out.append(_idle((bundles or spare)[0], most))
+    return out
 
 
 def streaming_update(
@@ -119,24 +167,34 @@ def streaming_update(
     global_counts: dict[str, Tensor] | None = None,
     keep_scope: bool = True,
     watch: frozenset[str] = frozenset(),
+    team: Team = ALONE,
+    spare: Rollouts | None = None,
 ) -> Update:
     """Accumulate the gradient of `objective` over all rows of `rollouts`, whose prepared table is `table`.
 
-    two_pass forces the two exact passes. global_counts replaces the local counts (several ranks). keep_scope False
-    lets a policy split below the scope, which then takes two passes. watch: further channels of the policy for the log
-    (entropy), without influence on the gradient.
+    two_pass forces the two exact passes. global_counts replaces the counts of the table (rows that are counted, not
+    forwarded). keep_scope False lets a policy split below the scope, which then takes two passes. watch: further
+    channels of the policy for the log (entropy), without influence on the gradient. team: both `rollouts` and `table`
+    hold the rows of all ranks; this one runs `rollouts.mine`. spare: rows of this rank that a sharded policy can keep
+    step with when it has none in this update.
     """
     scope: Scope = objective.scope if keep_scope else "decision"  # type: ignore[assignment]
-    bundles = policy.bundles(rollouts, channel=channel, update=update, scope=scope)
-    table = table.updated({"part_n": _part_n(bundles, len(rollouts))}).to(policy.device)
+    own = rollouts if team.size == 1 else rollouts.select(rollouts.mine)
+
+    def bundles_of(some: Rollouts | None) -> list[Bundle]:
+        return policy.bundles(some, channel=channel, update=update, scope=scope) if some else []
+
+    bundles = bundles_of(own)
+    table = table.updated({"part_n": _parts_of_all(bundles, rollouts, team)}).to(policy.device)
     table = objective.widths_and_weights(table)
     coef, counts = objective.coefficients(table)
     counts = global_counts or counts
     needs = needs_of(policy, objective.needs()[""] | (watch & policy.provides))
-    run = _two_passes if two_pass or not _covers(bundles, objective.scope) else _one_pass
-    result = run(policy, objective, bundles, table, coef, counts, needs, _shape(rollouts, channel))
+    passes = _Passes(policy, objective, rollouts, table, coef, counts, needs, _shape(rollouts, channel), team)
+    twice = two_pass or team.any(not _covers(bundles, objective.scope, team))
+    in_step = _level(bundles, bundles_of(spare), team) if policy.sharded else bundles
+    result = passes.two(bundles, in_step) if twice else passes.one(in_step)
     result.counts = {k: float(v) for k, v in counts.items()}
-    result.logp_nt = None if result.logp_nt is None else result.logp_nt.cpu()
     return result
 
 
@@ -145,63 +203,100 @@ def _cut(coef: dict[str, Tensor], piece: Piece) -> dict[str, Tensor]:
     return rows if piece.columns is None else {k: v[:, piece.columns] for k, v in rows.items()}
 
 
-def _one_pass(
-    policy: Policy,
-    objective: Objective,
-    bundles: list[Bundle],
-    table: Table,
-    coef: dict[str, Tensor],
-    counts: dict[str, Tensor],
-    needs: Needs,
-    shape: tuple[int, int],
-) -> Update:
-    total = Update(0.0, {}, {}, passes=1, pieces=0)
-    seen: dict[str, Tensor] = {}
-    for piece, shared in _walk(policy, bundles, grad=True):
-        raw = _fit(policy.evaluate(piece, shared, needs), shape[1], piece.columns)
-        channels = policy.combine(raw)
-        _write(seen, {k: v for k, v in channels.items() if k == "logp_nt"}, piece, shape)
-        outcome = objective.terms(table.piece(piece.rows, piece.columns).updated(channels), _cut(coef, piece), counts)
+@dataclass
+class _Passes:
+    """One or two passes over the pieces of an update. Table, coefficients and counts are those of all ranks."""
+
+    policy: Policy
+    objective: Objective
+    rollouts: Rollouts
+    table: Table
+    coef: dict[str, Tensor]
+    counts: dict[str, Tensor]
+    needs: Needs
+    shape: tuple[int, int]
+    team: Team
+
+    def __post_init__(self) -> None:
+        self.alone = self.team.size == 1
+        self.mine = self.rollouts.mine.to(self.policy.device)
+        self.own_shape = (len(self.mine), self.shape[1])
+
+    def one(self, bundles: list[Bundle]) -> Update:
+        table = self.table if self.alone else self.table.rows(self.mine)
+        coef = self.coef if self.alone else {k: v[self.mine] for k, v in self.coef.items()}
+        total = Update(0.0, {}, {}, passes=1, pieces=0)
+        seen: dict[str, Tensor] = {}
+        for piece, shared in _walk(self.policy, bundles, grad=True):
+            raw = self.policy.evaluate(piece, shared, self.needs)
+            if piece.idle:
+                _backward_nothing(raw)
+                continue
+            channels = self.policy.combine(_fit(raw, self.shape[1], piece.columns))
+            _write(seen, {k: v for k, v in channels.items() if k == "logp_nt"}, piece, self.own_shape)
+            at = table.piece(piece.rows, piece.columns).updated(channels)
+            outcome = self.objective.terms(at, _cut(coef, piece), self.counts)
+            loss = outcome.loss()
+            if loss.requires_grad:
+                loss.backward()
+            _add(total, outcome, loss)
+        if not self.alone:
+            total, seen = self._of_all_ranks(total), self._spread(seen)
+        total.logp_nt = seen["logp_nt"].cpu() if "logp_nt" in seen else None
+        return total
+
+    def two(self, bundles: list[Bundle], in_step: list[Bundle]) -> Update:
+        with self.policy.whole():
+            raws = _raw_tables(self.policy, bundles, self.needs, self.own_shape)
+        raws = raws if self.alone else self._spread(raws)
+        leaves = {k: v.requires_grad_() for k, v in raws.items()}
+        channels = self.policy.combine(leaves)
+        outcome = self.objective.terms(self.table.updated(channels), self.coef, self.counts)
         loss = outcome.loss()
-        if loss.requires_grad:
-            loss.backward()
+        total = Update(0.0, {}, {}, passes=2, pieces=0)
         _add(total, outcome, loss)
-    total.logp_nt = seen.get("logp_nt")
-    return total
+        if "logp_nt" in channels:
+            total.logp_nt = channels["logp_nt"].detach().cpu()
+        slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        slope = {k: v if self.alone else v[self.mine] for k, v in zip(leaves, slopes, strict=True)}
+        total.pieces = 0
+        for piece, shared in _walk(self.policy, in_step, grad=True):
+            raw = self.policy.evaluate(piece, shared, self.needs)
+            if piece.idle:
+                _backward_nothing(raw)
+                continue
+            raw = _fit(raw, self.shape[1], piece.columns)
+            product = torch.stack([(v * _cut(slope, piece)[k].to(v)).sum() for k, v in raw.items()]).sum()
+            if product.requires_grad:
+                product.backward()
+            total.pieces += 1
+        return total
+
+    def _spread(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tables of this rank's rows -> of all rows."""
+        names = sorted(set().union(*self.team.gather(list(tables))))
+        found = spread(self.team, tables, self.rollouts, names)
+        return {k: v.to(self.policy.device) for k, v in found.items()}
+
+    def _of_all_ranks(self, own: Update) -> Update:
+        """Losses, terms and statistics are sums over pieces, so they add up over ranks."""
+        total = Update(0.0, {}, {}, passes=own.passes, pieces=0)
+        for loss, terms, stats, pieces in self.team.gather((own.loss, own.terms, own.stats, own.pieces)):
+            total.loss += loss
+            total.pieces += pieces
+            for name, value in terms.items():
+                total.terms[name] = total.terms.get(name, 0.0) + value
+            for name, (s, n) in stats.items():
+                old = total.stats.get(name, (0.0, 0.0))
+                total.stats[name] = (old[0] + s, old[1] + n)
+        return total
 
 
-def _two_passes(
-    policy: Policy,
-    objective: Objective,
-    bundles: list[Bundle],
-    table: Table,
-    coef: dict[str, Tensor],
-    counts: dict[str, Tensor],
-    needs: Needs,
-    shape: tuple[int, int],
-) -> Update:
-    raws: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for piece, shared in _walk(policy, bundles, grad=False):
-            _write(raws, policy.evaluate(piece, shared, needs), piece, shape)
-    leaves = {k: v.requires_grad_() for k, v in raws.items()}
-    channels = policy.combine(leaves)
-    outcome = objective.terms(table.updated(channels), coef, counts)
-    loss = outcome.loss()
-    total = Update(0.0, {}, {}, passes=2, pieces=0)
-    _add(total, outcome, loss)
-    if "logp_nt" in channels:
-        total.logp_nt = channels["logp_nt"].detach()
-    slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    slope = dict(zip(leaves, slopes, strict=True))
-    total.pieces = 0
-    for piece, shared in _walk(policy, bundles, grad=True):
-        raw = _fit(policy.evaluate(piece, shared, needs), shape[1], piece.columns)
-        product = torch.stack([(v * _cut(slope, piece)[k].to(v)).sum() for k, v in raw.items()]).sum()
-        if product.requires_grad:
-            product.backward()
-        total.pieces += 1
-    return total
+def _backward_nothing(raw: dict[str, Tensor]) -> None:
+    """The backward of an idle piece: all gradients are zero."""
+    total = torch.stack([torch.where(torch.isfinite(v), v, 0.0).mul(0.0).sum() for v in raw.values()]).sum()
+    if total.requires_grad:
+        total.backward()
 
 
 def _add(total: Update, outcome: Outcome, loss: Tensor) -> None:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from mmrl import config_io, families
 from mmrl.errors import UserError
 from mmrl.training import checkpoint, optim
-from mmrl.training.run import evaluate_run, model_folder, train
+from mmrl.training.run import train
+from mmrl.training.stored import evaluate_run, model_folder
 from mmrl.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -33,6 +33,14 @@ def write(log: MetricsLog, steps: range, offset: float = 0.0) -> None:
     log.close()
 
 
+@pytest.fixture(autouse=True)
+def first_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of one second are ordered by their number as text: a tenth file would come before the ninth."""
+    from tensorboard.summary.writer import event_file_writer
+
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+
+
 def test_tensorboard_has_the_points(tmp_path: Path) -> None:
     write(opened(tmp_path, tensorboard=True), range(3), offset=0.5)
     assert points(tmp_path, "reward") == [(0, 0.5), (1, 1.5), (2, 2.5)]

@@ -50,7 +50,7 @@ class ToyPolicy(Policy):
             for j in range(request.n):
                 generator = streams.generator(request.record.id, request.first_sample + j)
                 ids = logp.argmax(-1) if greedy else torch.multinomial(logp.exp(), 1, generator=generator)[:, 0]
-                length = 1 + (b + j) % LENGTH  # ragged
+                length = 1 + (int(request.record.id[1:]) + request.first_sample + j) % LENGTH  # ragged
                 rows.append(ids)
                 records.append(request.record)
                 info.append({"length": length, "finished": True, "sample": j, "limit": LENGTH})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from toy import ToyPolicy, records, zeros
 
@@ -30,6 +32,8 @@ def evaluate(policy, held_out, config):
 
 
 def builtin(name):
+    if name.endswith("train-of-rank"):  # machines whose data differ
+        return records(6, seed=0)[: 6 - int(os.environ.get("RANK", "0"))]
     return records(6, seed=0 if name.endswith("train") else 1)
 
 
