@@ -10,6 +10,7 @@ import typer
 def evaluate(
     checkpoint: Path = typer.Argument(..., help="Run folder (its best), step folder or exported folder."),
     config: str | None = typer.Option(None, "--config", help="Configuration; default the run's own."),
+    base: str | None = typer.Option(None, "--base", help="Base model of an adapter, where it is not found."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Greedy metrics of a checkpoint on the held-out records."""
@@ -18,9 +19,9 @@ def evaluate(
 
     folder = require_checkpoint(checkpoint)
     file = None if config is None else find_config(config)
-    from mmrl.training.run import evaluate_run
+    from mmrl.training.stored import evaluate_run
 
-    metrics = evaluate_run(folder, file)
+    metrics = evaluate_run(folder, file, base=base, tell=lambda line: typer.echo(line, err=True))
     if as_json:
         import json
 

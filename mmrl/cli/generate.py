@@ -35,6 +35,7 @@ def generate(
         help=f"Coordinates of the answers' boxes; default as in the run's records, else {DEFAULT_FRAME}.",
     ),
     config: str | None = typer.Option(None, "--config", help="Configuration; default the run's own."),
+    base: str | None = typer.Option(None, "--base", help="Base model of an adapter, where it is not found."),
     out: Path = typer.Option(Path("generated"), "--out", help="Folder for the pictures with boxes and answers.json."),
 ) -> None:
     """Answer a question about pictures; write the answers and the pictures with the boxes drawn on them."""
@@ -48,17 +49,16 @@ def generate(
     for path in image or []:
         if not path.is_file():
             raise UserError(f"--image {path}: no such file")
-    resolved = settings(folder, config)
+    resolved = settings(folder, config, base=base)
     used = frame.value if frame is not None else frame_of(resolved) if image else DEFAULT_FRAME
-    answers = answer(folder, prompt, image or [], resolved=resolved, n=n, seed=seed, frame=used)
+    answers = answer(resolved, prompt, image or [], n=n, seed=seed, frame=used)
     for path in write_answers(answers, out, prompt=prompt, checkpoint=str(checkpoint), seed=seed, frame=used):
         typer.echo(f"wrote {path}")
 
 
-def answer(
-    checkpoint: Path, prompt: str, images: list[Path], *, resolved: Config, n: int, seed: int, frame: str
-) -> list[dict[str, Any]]:
-    """`n` answers as {"prompt", "output", "images": [PIL], "boxes": [pixel boxes on the first picture]}.
+def answer(resolved: Config, prompt: str, images: list[Path], *, n: int, seed: int, frame: str) -> list[dict[str, Any]]:
+    """`n` answers of the configuration's model as {"prompt", "output", "images": [PIL], "boxes": [pixel boxes on the
+    first picture]}.
 
     frame   the coordinates the model writes its boxes in.
     """
@@ -66,10 +66,8 @@ def answer(
     from mmrl.core.streams import Streams
     from mmrl.data.records import Record
     from mmrl.training.rollouts import Request
-    from mmrl.training.run import model_folder
     from mmrl.training.setup import prepare_machine
 
-    resolved.model.path = str(model_folder(checkpoint))
     prepare_machine(resolved)
     policy = families.entry(resolved.family).load_policy(resolved)
     pictures = tuple(str(p.resolve()) for p in images)
@@ -79,22 +77,20 @@ def answer(
     return answers
 
 
-def settings(checkpoint: Path, config: str | None) -> Config:
-    """The configuration given, else the run's own, else the defaults (an exported folder has none)."""
+def settings(checkpoint: Path, config: str | None, *, base: str | None = None) -> Config:
+    """The configuration given, else the run's own, else the defaults (an exported folder has none); its model.path is
+    the checkpoint's model."""
     from mmrl import config_io
-    from mmrl.training.run import run_config
+    from mmrl.training.stored import model_folder, run_config, run_folder
 
-    if config is not None:
-        return run_config(checkpoint, config)
-    try:
-        return run_config(checkpoint, None)
-    except UserError:
-        if not (checkpoint / "config.json").is_file():
-            raise
+    model = model_folder(checkpoint)
+    exported = any((model / name).is_file() for name in ("config.json", "adapter_config.json"))
+    if config is not None or run_folder(checkpoint) is not None or not exported:
+        return run_config(checkpoint, config, model=model, base=base)
     plain = {
         "family": "vlm",
         "recipe": "grpo",
-        "model": {"path": str(checkpoint.resolve())},
+        "model": {"path": str(model.resolve()), "base": base},
         "data": {"train": "digits:train"},
     }
     return config_io.build(plain, folder=Path.cwd(), where=str(checkpoint))
@@ -112,7 +108,7 @@ def frame_of(config: Config) -> str:
         require = "response"
     found = set()
     for name in [entries] if isinstance(entries, str) else entries:
-        if config_io.EMBEDDED.fullmatch(name) and not Path(name).exists():
+        if config_io.is_embedded(name):
             found |= {record.frame for record in families.entry(config.family).builtin(name)}
         elif Path(name).exists():
             found |= {row.frame for row in scan(Path(name), require=require) if isinstance(row, Record)}
@@ -126,6 +122,8 @@ def write_answers(
 ) -> list[Path]:
     """Print the answers; write answers.json and one PNG an answer that has a picture. Returns the files."""
     out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("answer-*.png") if (out / "answers.json").exists() else ():
+        old.unlink()  # of an earlier call: the file beside them tells of these answers only
     written, rows = [], []
     for i, item in enumerate(answers):
         typer.echo(printable(item["output"]))

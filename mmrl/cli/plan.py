@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
 from mmrl import config_io
 from mmrl.config import Config
 from mmrl.core.recipe import Recipe
 from mmrl.errors import UserError
+from mmrl.launched import world_size
 
 #: Lengths of prompts that pieces are counted for, besides the configured limit.
 PROMPT_TOKENS = (256, 1024)
@@ -23,7 +22,7 @@ def show(config: Config) -> None:
     recipe = config_io.recipe_of(config)
     if found := preflight.problems(config):
         raise UserError("; ".join(found))
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
+    ranks = world_size()
     typer.echo("# resolved configuration")
     typer.echo(config_io.dump(config).rstrip() + "\n")
     typer.echo("# group arithmetic")
@@ -75,6 +74,12 @@ def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
             " needs fewer pieces, a recipe that keeps groups whole needs larger ones)"
         )
     out.append(f"{train.steps} steps = {train.steps * rows} rollouts, {train.steps * updates} optimiser steps")
+    if train.max_seconds is not None:
+        cut = config.optimiser.schedule != "constant"
+        out.append(
+            f"ends earlier once {train.max_seconds:g} s of training are used up (train.max_seconds)"
+            + (f"; the {config.optimiser.schedule} schedule is laid out over all {train.steps} steps" if cut else "")
+        )
     return out
 
 

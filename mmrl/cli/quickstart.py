@@ -42,7 +42,7 @@ def quickstart(
         overrides += ["recipe=sft", "recipe_options={}", "train.group=1", f"train.prompts={prompts}"]
     config = config_io.resolve(f"quickstart/{family}", overrides)
     config.out = str(folder)
-    from mmrl.training.report import write_report
+    from mmrl.report import write_report
     from mmrl.training.run import train
 
     run = train(config)

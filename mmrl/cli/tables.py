@@ -10,7 +10,7 @@ from mmrl.errors import UserError
 
 def read_summary(run: Path) -> dict[str, Any]:
     """`summary.json` of a run folder. Raises UserError when it is not there."""
-    from mmrl.training import report
+    from mmrl import report
 
     path = run / "summary.json"
     if not path.is_file():

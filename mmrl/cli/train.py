@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
-from mmrl.errors import UserError
+from mmrl.launched import is_main
 
 
 def train(
@@ -23,16 +21,16 @@ def train(
 
     resolved = config_io.resolve(config, overrides or [])
     if dry_run:
-        plan.show(resolved)
+        if is_main():
+            plan.show(resolved)
         return
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks > 1:  # every process would write the same run folder
-        raise UserError(f"train: started as {ranks} processes; this version trains in one, start it without torchrun")
-
     from mmrl.training.run import train as start
 
     folder = start(resolved, resume=resume)
+    if not is_main():
+        return
     typer.echo(f"run folder: {folder}")
     from mmrl.cli.tables import show_summary
 
     show_summary(folder)
+    typer.echo(f"look at it: mmrl report {folder}; take the model out: mmrl export {folder} --out DIR")

@@ -21,6 +21,9 @@ class Adapter(Section):
 
 class Model(Section):
     path: str = Field(description="folder written by save_pretrained, hub id, or embedded:vlm")
+    base: str | None = Field(
+        None, description="where path is an adapter: its base model, in place of the one that the adapter names"
+    )
     adapter: Adapter = Field(default_factory=Adapter)
     freeze: list[Literal["vision", "projector", "language", "embeddings"]] = Field(default_factory=list)
     trust_remote_code: bool = False

@@ -33,6 +33,7 @@ from mmrl.rewards.parse import answer_text, boxes
 from mmrl.rewards.score import Scorer
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Request, Rollouts
+from mmrl.vlm.frame_look import frame_advice
 
 #: What a detection without a confidence counts as when boxes of one answer are ordered.
 NO_CONFIDENCE = 0.0
@@ -40,6 +41,11 @@ NO_CONFIDENCE = 0.0
 
 def evaluate(policy: Policy, records: Sequence[Record], config: Config) -> dict[str, float]:
     """The metrics above, from one greedy answer per record. Raises UserError without records."""
+    return first_look(policy, records, config)[0]
+
+
+def first_look(policy: Policy, records: Sequence[Record], config: Config) -> tuple[dict[str, float], list[str]]:
+    """(the same metrics, a line for each thing that looks wrong with the answers before any training)."""
     if not records:
         raise UserError("data.eval: no records to evaluate; add some")
     rollouts = greedy(policy, records, rows=config.sampling.batch_rows, seed=config.seed)
@@ -47,7 +53,8 @@ def evaluate(policy: Policy, records: Sequence[Record], config: Config) -> dict[
     with Scorer(config.rewards) as scorer:
         scored = scorer.score(outputs, records, rollouts.info)
     reward_n = total_reward(reward_nk=scored.reward_nk, weight_k=scored.weight_k)
-    return {**task_metrics(outputs, records), "reward": mean([r for r in reward_n.tolist() if math.isfinite(r)])}
+    metrics = {**task_metrics(outputs, records), "reward": mean([r for r in reward_n.tolist() if math.isfinite(r)])}
+    return metrics, frame_advice(outputs, records, rollouts.info)
 
 
 def chance(records: Sequence[Record], config: Config) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +11,12 @@ from mmrl.config import Config
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.training.devices import find_device
+from mmrl.training.exported import Exported, Wanted
 from mmrl.vlm import loading, lora
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.config import Adapter, Inputs, Model, Sampling
-from mmrl.vlm.policy import VlmPolicy, shared_prefix_form
+from mmrl.vlm.merge import merged
+from mmrl.vlm.policy import VlmPolicy, form_in_shards, shared_prefix_form
 
 #: Its class attributes (unit, channels, provides) are read before any weights load.
 POLICY: type[VlmPolicy] = VlmPolicy
@@ -26,6 +29,8 @@ def load_policy(config: Config) -> VlmPolicy:
         config.sampling if isinstance(config.sampling, Sampling) else Sampling.model_validate(config.sampling or {})
     )
     inputs = config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
+    if config.distributed.mode == "fsdp2":
+        form_in_shards(options)
     return load(options, sampling, inputs, device=config.device)
 
 
@@ -42,9 +47,9 @@ def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "a
     path = loading.resolve(options.path)
     loading.check_folder(path)
     stored_adapter = loading.is_adapter(path)
-    base = loading.base_of(path) if stored_adapter else path
+    base = loading.base_of(path, options.base)
     model: Any = loading.load_model(base, options, dtype=_dtype(options, where))
-    processor = loading.load_processor(path, options, inputs)
+    processor = loading.load_processor(loading.processor_folder(path, base), options, inputs)
     if stored_adapter:
         model = _with_stored_adapter(model, path, options)
     shape = Shape(model)
@@ -80,8 +85,10 @@ def _with_stored_adapter(model: Any, path: str, options: Model) -> Any:
         wrapped = PeftModel.from_pretrained(model, path, is_trainable=options.adapter.kind == "lora")
     if options.adapter.kind == "lora":
         _take_stored_values(wrapped, path, options.adapter, asked)
+        if options.base is not None:
+            wrapped.peft_config["default"].base_model_name_or_path = options.base
         return wrapped
-    return wrapped.merge_and_unload().requires_grad_(True)
+    return merged(wrapped).requires_grad_(True)
 
 
 def _asked(shape: Shape, wanted: Adapter) -> dict[str, Any]:
@@ -101,6 +108,11 @@ def _take_stored_values(wrapped: Any, path: str, wanted: Adapter, asked: dict[st
     from peft.tuners.lora import LoraLayer
 
     stored = wrapped.peft_config["default"]
+    if isinstance(wrapped.get_output_embeddings(), LoraLayer):  # log-probabilities are made from its plain weight
+        raise UserError(
+            f"model.adapter: the adapter of {path!r} is on the output layer too, which is not trained further; set "
+            "model.adapter.kind to none (the adapter is merged, all weights are trained)"
+        )
     inside = wrapped.get_base_model()
     layers = sorted(n for n, m in inside.named_modules() if isinstance(m, LoraLayer))
     values: dict[str, Any] = {"rank": stored.r, "alpha": stored.lora_alpha, "targets": layers}
@@ -123,6 +135,20 @@ def evaluate(policy: VlmPolicy, records: list[Record], config: Config) -> dict[s
     from mmrl.vlm.evaluate import evaluate as run
 
     return run(policy, records, config)
+
+
+def first_look(policy: VlmPolicy, records: list[Record], config: Config) -> tuple[dict[str, float], list[str]]:
+    """The same, with a line for boxes that seem to be in another frame than the data say."""
+    from mmrl.vlm.evaluate import first_look as run
+
+    return run(policy, records, config)
+
+
+def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exported:
+    """A folder that plain transformers or peft load, compared with the model as the run evaluates it."""
+    from mmrl.vlm.export import export as run
+
+    return run(config, out, wanted, record)
 
 
 def builtin(name: str) -> list[Record]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmrl import json_io
 from mmrl.errors import UserError
+from mmrl.training.exported import looks_local
 from mmrl.vlm.adapters import SUPPORTED
 from mmrl.vlm.config import Inputs, Model
 
@@ -32,12 +33,37 @@ def is_adapter(path: str) -> bool:
     return (Path(path) / "adapter_config.json").is_file()
 
 
-def base_of(path: str) -> str:
-    """The checkpoint below a peft adapter folder."""
-    base = adapter_config(path).get("base_model_name_or_path")
+def base_of(path: str, given: str | None = None) -> str:
+    """The checkpoint below a model folder: for a peft adapter the one `given`, else the one it names; for a full model
+    itself. Raises UserError when it is not there."""
+    if not is_adapter(path):
+        if given is not None:
+            raise UserError(f"model.base: {path!r} is a full model, which needs no base; leave model.base (--base) out")
+        return path
+    base = given or adapter_config(path).get("base_model_name_or_path")
     if not base:
-        raise UserError(f"{path}/adapter_config.json: base_model_name_or_path is missing; write the base model there")
+        raise UserError(
+            f"{path}/adapter_config.json: base_model_name_or_path is missing; write the base model there, or name it "
+            "with --base (in a configuration: model.base)"
+        )
+    if not Path(base).expanduser().exists() and looks_local(str(base)):
+        whose = "model.base" if given else f"the adapter {path!r} was trained on"
+        raise UserError(
+            f"{whose}: no folder {str(base)!r}; say where its base model is now with --base (in a configuration: "
+            "model.base)"
+        )
     return resolve(str(base))
+
+
+def adapter_base(options: Model) -> str:
+    """The base model of an adapter as it is written down: a folder, the id of a hub, embedded:vlm."""
+    return options.base or str(adapter_config(resolve(options.path)).get("base_model_name_or_path"))
+
+
+def processor_folder(path: str, base: str) -> str:
+    """Where the processor is read from: the model's own folder, for an adapter without one its base."""
+    own = any((Path(path) / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+    return path if own or not is_adapter(path) else base
 
 
 def adapter_config(path: str) -> dict[str, Any]:
@@ -70,8 +96,7 @@ def check_folder(path: str) -> None:
     """Refuse, before anything is loaded, folders that hold pickles or no model."""
     folder = Path(path)
     if not folder.exists():
-        looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
-        if looks_local:
+        if looks_local(path):
             raise UserError(f"model.path: no folder {path!r}; give a folder written by save_pretrained, or a hub id")
         return
     if not folder.is_dir():

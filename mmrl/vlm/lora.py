@@ -50,9 +50,14 @@ def attach(shape: Shape, options: Adapter) -> Any:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft asks transformers by a name that is about to go; nobody who trains can do anything about that."""
+    """Warnings of peft about which nobody who trains can do anything."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        # of tables shared by embeddings and output layer: mmrl.vlm.merge splits them where an adapter is on one side
+        warnings.filterwarnings("ignore", message="(Model has|Model with) `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
+        warnings.filterwarnings("ignore", message="Could not find a config file in embedded:")
         yield
 
 

@@ -5,10 +5,10 @@ Axes: N rollouts, T decisions (tokens, the end token included), n rows of a piec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,7 +17,8 @@ from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError, nearest
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
 from mmrl.training.rollouts import Request, Rollouts
-from mmrl.vlm import loading, packed, prefix, repeated
+from mmrl.training.sharding import in_shards, put, to_save
+from mmrl.vlm import loading, lora, packed, prefix, repeated
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.assemble import assemble
 from mmrl.vlm.batching import Chunk, plan
@@ -28,6 +29,8 @@ from mmrl.vlm.reference import Reference
 from mmrl.vlm.rows import Completions, Row
 from mmrl.vlm.sampler import Job, Sampled, Sampler, Settings
 from mmrl.vlm.show import pixel_boxes, true_boxes
+
+T = TypeVar("T")
 
 
 class VlmPolicy(Policy):
@@ -62,6 +65,7 @@ class VlmPolicy(Policy):
             raise UserError(f"sampling.suppress: token {min(self.suppressed & self.ends)} is an end token; remove it")
         self._reference = Reference(model, adapter_at_zero=adapter_at_zero)
         self.sampler_stats: dict[str, float] = {}
+        self._shards: Any = None  # mmrl.training.fsdp.Shards once there are any
 
     @property
     def noisy(self) -> bool:
@@ -88,7 +92,7 @@ class VlmPolicy(Policy):
             prompt_tokens=self.options.piece_tokens,
         )
         with self._mode(training=False), self._autocast():
-            found = sampler(jobs, self.head())
+            found = self._inside(lambda: sampler(jobs, self.head()))
         self.encoder.fresh()
         return assemble(
             requests,
@@ -168,8 +172,7 @@ class VlmPolicy(Policy):
         chunk: Chunk = piece.data
         rows = Completions.of(chunk.rows, self.shape.device)
         with self._mode(training=torch.is_grad_enabled() and self._trains_in_train_mode), self._autocast():
-            hidden = self._hidden(chunk, rows, shared)
-            return self._tables(hidden, rows, piece, needs)
+            return self._inside(lambda: self._tables(self._hidden(chunk, rows, shared), rows, piece, needs))
 
     def _hidden(self, chunk: Chunk, rows: Completions, shared: Any) -> torch.Tensor:
         """Hidden states [n, R, d] that predict the tokens of the rows."""
@@ -213,7 +216,7 @@ class VlmPolicy(Policy):
         """The output layer in the precision of this pass."""
         layer = self.shape.head
         forbidden = torch.zeros(layer.weight.shape[0], device=layer.weight.device)
-        forbidden[torch.tensor(sorted(self.suppressed), device=layer.weight.device)] = float("-inf")
+        forbidden[torch.tensor(sorted(self.suppressed), dtype=torch.long, device=layer.weight.device)] = float("-inf")
         dtype = torch.bfloat16 if self._amp else layer.weight.dtype
         bias = getattr(layer, "bias", None)
         return Head(layer.weight, bias, forbidden.to(torch.promote_types(dtype, torch.float32)), dtype)
@@ -244,6 +247,26 @@ class VlmPolicy(Policy):
 
     # weights
 
+    def whole(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._shards is None else self._shards.whole()  # type: ignore[no-any-return]
+
+    def shard(self, size: int) -> None:
+        """Layers of the language model are units; pictures, embeddings and head belong to the root's, because a rank
+        may have no picture. The prefix is packed with its rows: every piece is then one forward and one backward."""
+        from mmrl.training.fsdp import Shards
+
+        self.form = form_in_shards(self.options)
+        layers: Any = self.shape.language.layers
+        self._shards = Shards(self.shape.whole, list(layers), size=size)
+
+    @property
+    def sharded(self) -> bool:
+        return self._shards is not None
+
+    def _inside(self, work: Callable[[], T]) -> T:
+        """Run what uses the weights where they can be used: for shards, inside of their root."""
+        return work() if self._shards is None else self._shards.run(work)  # type: ignore[no-any-return]
+
     def reference(self) -> AbstractContextManager[None]:
         return self._reference.active()
 
@@ -256,12 +279,17 @@ class VlmPolicy(Policy):
     def save(self, path: Path) -> None:
         """`save_pretrained`: the whole model, or the peft adapter; the processor beside it."""
         size = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        with loading.bars(size):
-            self.model.save_pretrained(path)
+        with loading.bars(size), lora.quiet_peft():
+            if self._shards is None:
+                self.model.save_pretrained(path)
+            else:  # asked for its own state, a model in shards gives shards
+                tensors = self.model.named_parameters(remove_duplicate=False)
+                self.model.save_pretrained(path, state_dict={n: p.detach() for n, p in tensors})
         self.processor.save_pretrained(path)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {n: p.detach().cpu().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+        mine = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        return {n: to_save(p) if in_shards(p) else p.detach().cpu().clone() for n, p in mine.items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         mine = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
@@ -276,7 +304,7 @@ class VlmPolicy(Policy):
                     f"checkpoint: {name} has shape {tuple(state[name].shape)}, the model {tuple(parameter.shape)}; "
                     "resume with the checkpoint's own config"
                 )
-            parameter.data.copy_(state[name])
+            put(parameter, state[name])
 
     # people
 
@@ -313,6 +341,16 @@ def shared_prefix_form(options: Model) -> str:
     if options.allow_dropout or (options.gradient_checkpointing and options.attention == "flash_attention_2"):
         return "off"
     return "packed" if options.gradient_checkpointing else "cache"
+
+
+def form_in_shards(options: Model) -> str:
+    """The same for distributed.mode: fsdp2, where a piece is one forward and one backward: packed | off."""
+    form = shared_prefix_form(options)
+    if form != "cache":
+        return form
+    if options.shared_prefix == "cache":
+        raise UserError("model.shared_prefix: cache cannot be used with distributed.mode: fsdp2; use auto or packed")
+    return "off" if options.attention == "flash_attention_2" else "packed"
 
 
 def _spread(values_m: torch.Tensor, mask_nr: torch.Tensor, width: int) -> torch.Tensor:

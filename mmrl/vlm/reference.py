@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mmrl.training.sharding import in_shards, put
+
 
 class Reference:
     """Holds no copy until `keep` is called, and never one for an adapter that started at zero."""
@@ -23,8 +25,12 @@ class Reference:
 
     def _swap(self) -> None:
         for i, (parameter, other) in enumerate(self._kept):
-            mine = parameter.data
-            parameter.data = other
+            if in_shards(parameter):  # shards are gathered from where they lie: only their values can change places
+                mine = parameter.detach().clone()
+                put(parameter, other)
+            else:
+                mine = parameter.data
+                parameter.data = other
             self._kept[i] = (parameter, mine)
 
     @contextmanager

@@ -83,10 +83,11 @@ def allowed_tokens(logits_av: torch.Tensor, top_p: torch.Tensor, top_k: torch.Te
 def pick(logits_av: torch.Tensor, uniform_a: torch.Tensor, greedy_a: torch.Tensor) -> torch.Tensor:
     """One token a row, [A]: inverse cumulative distribution at `uniform`, or the maximum where greedy."""
     cdf = torch.softmax(logits_av.double(), -1).cumsum(-1)
-    drawn = torch.searchsorted(cdf, (uniform_a * cdf[:, -1])[:, None], right=True)[:, 0]
-    # rounding at the very end of the distribution must not land on an impossible token
-    last = logits_av.shape[-1] - 1 - torch.isfinite(logits_av).flip(-1).int().argmax(-1)
-    return torch.where(greedy_a, logits_av.argmax(-1), torch.minimum(drawn, last))
+    total = cdf[:, -1]
+    # rounding up to the total itself would run past the last possible token
+    at = torch.minimum(uniform_a * total, torch.nextafter(total, torch.zeros_like(total)))
+    drawn = torch.searchsorted(cdf, at[:, None], right=True)[:, 0]
+    return torch.where(greedy_a, logits_av.argmax(-1), drawn) if bool(greedy_a.any()) else drawn
 
 
 #: Keys and values of every layer [B, heads, P, d], last hidden states [B, d], padding mask [B, P].

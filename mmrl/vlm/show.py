@@ -19,12 +19,17 @@ def pixel_boxes(
     Read as the rewards read them: a list of boxes, else the first four numbers in brackets, else two corners. Sizes
     are (width, height).
     """
+    return _to_pixels(said_boxes(output), record, original_size, model_size)
+
+
+def said_boxes(output: str) -> list[Box]:
+    """Boxes of the answer in the numbers it uses."""
     found = [d.box for d in boxes(output).boxes]
     if not found:
         said = answer_text(output)
         single = parse_four(said) or parse_corners(said)
         found = [single] if single is not None else []
-    return _to_pixels(found, record, original_size, model_size)
+    return found
 
 
 def true_boxes(record: Record, *, original_size: tuple[int, int], model_size: tuple[int, int]) -> list[list[float]]:

@@ -47,7 +47,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         "from mmrl.cli.main import run; run(['recipes'])",
         "from mmrl.cli.main import run; run(['recipes', 'visual-rft'])",
         "from mmrl import config_io; config_io.resolve('quickstart/vlm')",
-        "import mmrl.training.report, mmrl.training.memory",
+        "import mmrl.report, mmrl.training.memory",
     ],
 )
 def test_light_commands_load_no_torch(statement: str) -> None:
@@ -77,6 +77,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         "train",
         "eval",
         "generate",
+        "export",
         "report",
         "recipes",
         "doctor",
@@ -117,6 +118,7 @@ def test_recipes_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> 
         (["quickstart", "vlm", "--steps", "-1"], ["--steps", "0"]),
         (["eval", "nowhere"], ["nowhere", "no such checkpoint"]),
         (["generate", "nowhere", "--prompt", "x"], ["nowhere", "no such checkpoint"]),
+        (["export", "nowhere", "--out", "new"], ["nowhere", "no such checkpoint"]),
         (["report", "nowhere"], ["nowhere", "no such run folder"]),
         (["check-reward", "os.path"], ["module:function"]),
         (["check-reward", "os.path:jion"], ["jion", "'join'"]),
@@ -167,9 +169,26 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys
     assert "after step 7" in shown and "--resume" in shown and "Traceback" not in shown
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_size_without_a_rank_is_no_launcher(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert "8 processes" in fails(capsys, "train", "quickstart/vlm")
+    told = fails(capsys, "train", "quickstart/vlm", f"out={tmp_path / 'run'}")
+    assert "start several processes with torchrun" in told
+
+
+def test_dry_run_tells_how_prompts_fall_on_ranks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert run(["train", "quickstart/vlm", "--dry-run", "distributed.mode=fsdp2"]) == 0
+    assert "4 ranks: up to 2 prompts = 32 rollouts each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("setting", ["optimiser.kind=adamw8bit", "model.shared_prefix=cache"])
+def test_shards_refuse_what_they_cannot_do(capsys: pytest.CaptureFixture[str], tmp_path: Path, setting: str) -> None:
+    told = fails(capsys, "train", "quickstart/vlm", "distributed.mode=fsdp2", setting, f"out={tmp_path / 'run'}")
+    assert setting.split("=")[0] in told and "fsdp2" in told
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,3 +169,12 @@ def test_a_dump_resolves_to_the_same_configuration(name: str, tmp_path: Path) ->
 
 def test_floats_of_yaml_1_2() -> None:
     assert yaml_io.parse("[1e-6, 1E3, -2e5, 1.5e-3, 12, e5]", "x") == [1e-6, 1000.0, -2e5, 0.0015, 12, "e5"]
+
+
+def test_names_of_embedded_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_io.is_embedded("digits:train") and config_io.is_embedded("digits:eval?task=detection")
+    for name in ("train.jsonl", "my:train.jsonl", "my:a.parquet", "/data:x/y", "C:\\data"):
+        assert not config_io.is_embedded(name), name
+    (tmp_path / "my:records").mkdir()  # a data set on disk
+    assert not config_io.is_embedded("my:records")

@@ -14,7 +14,7 @@ from mmrl.cli.generate import frame_of, settings, write_answers
 from mmrl.cli.main import run
 from mmrl.config import Config
 from mmrl.config_io import build
-from mmrl.training.run import run_config
+from mmrl.training.stored import run_config
 from mmrl.vlm import tiny
 
 torch.set_num_threads(1)
@@ -135,8 +135,8 @@ def test_the_example_never_mixes_records_of_a_user_with_the_digits(
 ) -> None:
     import runpy
 
+    from mmrl import report
     from mmrl.rewards import registry
-    from mmrl.training import report
     from mmrl.training import run as training
 
     made: list[Config] = []

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from mmrl import config_io
 from mmrl.training import checkpoint
-from mmrl.training.run import evaluate_run, train
+from mmrl.training.run import train
+from mmrl.training.stored import evaluate_run
 from mmrl.training.trainer import Trainer
 from mmrl.vlm import tiny
 
