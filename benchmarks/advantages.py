@@ -1,63 +1,60 @@
-"""The group advantage of GRPO: segment reductions against a loop over a dictionary and against equal blocks.
+"""The group advantage of GRPO by number of rows: equal groups in order, and ragged groups in any order.
 
-    python benchmarks/advantages.py [--repeats 200] [--threads 1] [--json FILE]
+ours              mmrl.core: any order, any sizes, rows without reward
+TRL's formula     rewards as a table [prompts, G], as GRPOTrainer writes it, with TRL's `nanstd`; equal groups in order
+verl vectorised   verl's compute_grpo_vectorized_outcome_advantage: any order, any sizes
+verl looped       verl's compute_grpo_outcome_advantage, its default
 
-loop     lists in a dictionary by group, one small tensor operation a row, as in trainers that take ragged groups
-blocks   rewards.view(prompts, G), as TRL writes it; equal, contiguous groups only. Uses TRL's own `nanstd` when `trl`
-         is installed (`pip install .[benchmark]`), else the same formula in torch
-ours     mmrl.core: ragged, scattered, rows without reward
-
-Equality is checked first; times are medians with the interquartile range, microseconds a call.
+verl runs in an environment of its own (benchmarks/verl_env.py), on the same saved rewards. Equality first.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-from collections import defaultdict
+import sys
+import tempfile
 from collections.abc import Callable
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from benchmarks import harness, verl_env
+from benchmarks.harness import Side
 
-from mmrl.core.advantages.grpo import grpo
+if TYPE_CHECKING:
+    import torch
 
-EPS = 1e-4
+NAMES = ("mmrl", "torch", "trl")
+EPS = 1e-6  # verl's; TRL writes 1e-4, which takes as long
+#: rows, rows of a group (None: 2 to 32, rows in random order)
+CASES = ((512, 8), (512, None), (4_096, 8), (8_192, 16), (65_536, 8), (65_536, 16), (65_536, None))
 
-
-def ours(reward_n: Tensor, prompt_n: Tensor) -> Tensor:
-    return grpo(reward_n=reward_n, keys={"prompt": prompt_n}, eps=EPS)
-
-
-def loop(reward_n: Tensor, prompt_n: Tensor) -> Tensor:
-    by_group: dict[int, list[Tensor]] = defaultdict(list)
-    for i, key in enumerate(prompt_n.tolist()):
-        by_group[key].append(reward_n[i])
-    mean, std = {}, {}
-    for key, values in by_group.items():
-        own = torch.stack(values)
-        mean[key], std[key] = own.mean(), own.std() if len(values) > 1 else torch.ones(())
-    out = [(reward_n[i] - mean[k]) / (std[k] + EPS) for i, k in enumerate(prompt_n.tolist())]
-    return torch.stack(out)
+Advantage = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 
-def _nanstd() -> tuple[str, Callable[..., Tensor]]:
-    if find_spec("trl") is None:
-        return "formula of TRL in torch", lambda x, dim: x.std(dim=dim)
-    nanstd = import_module("trl.trainer.utils").nanstd
-    try:
-        return f"trl {version('trl')}", nanstd
-    except PackageNotFoundError:
-        return "trl", nanstd
+def save_case(saved: str, rows: int, group: int | None) -> None:
+    """Rewards and prompt of each row, into a file."""
+    import torch
+
+    g = torch.Generator().manual_seed(rows)
+    if group is None:
+        sizes = torch.randint(2, 33, (rows,), generator=g)
+        key_n = torch.repeat_interleave(torch.arange(rows), sizes)[:rows]
+        key_n[-1] = key_n[-2]  # no group of one: the rules for it differ
+        key_n = key_n[torch.randperm(rows, generator=g)]
+    else:
+        key_n = torch.arange(rows // group).repeat_interleave(group)
+    torch.save((torch.rand(rows, generator=g), key_n), saved)
 
 
-def blocks(group: int, nanstd: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    def run(reward_n: Tensor, prompt_n: Tensor) -> Tensor:
+def ours() -> Advantage:
+    from mmrl.core.advantages.grpo import grpo
+
+    return lambda reward_n, key_n: grpo(reward_n=reward_n, keys={"prompt": key_n}, eps=EPS)
+
+
+def trl(group: int) -> Advantage:
+    import torch
+    from trl.trainer.utils import nanstd
+
+    def run(reward_n: torch.Tensor, key_n: torch.Tensor) -> torch.Tensor:
         mean = torch.nanmean(reward_n.view(-1, group), dim=1).repeat_interleave(group, dim=0)
         std = nanstd(reward_n.view(-1, group), dim=1).repeat_interleave(group, dim=0)
         return torch.nan_to_num((reward_n - mean) / (std + EPS), nan=0.0)
@@ -65,61 +62,114 @@ def blocks(group: int, nanstd: Callable[..., Tensor]) -> Callable[[Tensor, Tenso
     return run
 
 
-def batch(kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor, int | None]:
-    """Rewards, prompt of each row, and the group size where all are equal and contiguous."""
-    if kind == "ragged":
-        sizes = torch.randint(2, 33, (512,), generator=generator)
-        prompt_n = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        prompt_n = prompt_n[torch.randperm(len(prompt_n), generator=generator)]
-        group = None
-    else:
-        prompts, group = (int(v) for v in kind.split("x"))
-        prompt_n = torch.arange(prompts).repeat_interleave(group)
-    return torch.rand(len(prompt_n), generator=generator), prompt_n, group
+def verl(looped: bool) -> Advantage:
+    import torch
+    from verl.trainer.ppo import core_algos
+
+    name = "compute_grpo_outcome_advantage" if looped else "compute_grpo_vectorized_outcome_advantage"
+    function = getattr(core_algos, name)
+
+    def run(reward_n: torch.Tensor, key_n: torch.Tensor) -> torch.Tensor:
+        """One token a row: verl spreads an advantage over the tokens, which ours leaves to the loss."""
+        mask = torch.ones(len(reward_n), 1)
+        return function(reward_n[:, None], mask, key_n.numpy(), epsilon=EPS)[0][:, 0]  # type: ignore[no-any-return]
+
+    return run
 
 
-def timed(fn: Callable[[Tensor, Tensor], Tensor], args: tuple[Tensor, Tensor], repeats: int) -> tuple[float, float]:
-    """Median and interquartile range, microseconds; the number of calls shrinks with their length."""
-    start = time.perf_counter()
-    fn(*args)
-    first = time.perf_counter() - start
-    calls = max(5, min(repeats, int(2.0 / max(first, 1e-6))))
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        fn(*args)
-        times.append((time.perf_counter() - start) * 1e6)
-    low, middle, high = statistics.quantiles(times, n=4)
-    return middle, high - low
+def _made(name: str, group: int | None) -> Advantage:
+    if name == "ours":
+        return ours()
+    if name == "TRL's formula":
+        assert group is not None
+        return trl(group)
+    return verl(looped=name == "verl looped")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", help="also write the numbers to this file")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    peer, nanstd = _nanstd()
-    print(f"torch {torch.__version__}, {options.threads} thread(s); blocks: {peer}")
-    print(f"{'batch':>10} {'rows':>6} {'largest gap':>12}   microseconds a call (interquartile range)")
+def values(name: str, saved: str, group: int | None) -> list[float]:
+    import torch
+
+    return _made(name, group)(*torch.load(saved)).tolist()  # type: ignore[no-any-return]
+
+
+def side(name: str, saved: str, group: int | None, calls: int) -> Callable[[Any], object]:
+    import torch
+
+    reward_n, key_n = torch.load(saved)
+    function = _made(name, group)
+
+    def work(clock: Any) -> None:
+        with clock("calls"):
+            for _ in range(calls):
+                function(reward_n, key_n)
+
+    return work
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    other = None if quick else verl_env.python()
+    cases = [_case(rows, group, other, quick) for rows, group in (((512, 8), (512, None)) if quick else CASES)]
+    versions = harness.versions(["verl", "ray", "torch", "transformers"], python=other) if other else None
+    return {"cases": cases, "verl": versions}
+
+
+def _case(rows: int, group: int | None, other: str | None, quick: bool) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        saved = f"{folder}/case.pt"
+        harness.call("benchmarks.advantages:save_case", saved=saved, rows=rows, group=group)
+        names = ["ours"]
+        if group and not quick and harness.has("trl"):
+            names.append("TRL's formula")
+        if other:
+            names += ["verl vectorised", "verl looped"]
+        sides, found = [], {}
+        for name in names:
+            interpreter = other if other and name.startswith("verl") else sys.executable
+            given = {"name": name, "saved": saved, "group": group}
+            found[name] = harness.call("benchmarks.advantages:values", python=interpreter, **given)
+            calls = 1 if name == "verl looped" else max(5, min(200, 400_000 // rows))
+            sides.append(Side(name, "benchmarks.advantages:side", given | {"calls": calls}, 1, interpreter))
+        gaps = {n: max(abs(a - b) for a, b in zip(v, found["ours"], strict=True)) for n, v in found.items()}
+        if max(gaps.values()) > 1e-4:
+            raise SystemExit(f"{rows} rows, groups of {group}: the implementations differ: {gaps}")
+        times = harness.race(sides, repeats=3 if quick else 15)
+    for one in sides:
+        spent = times[one.name]["calls"]
+        scaled = {k: spent[k] / one.arguments["calls"] for k in ("median", "low", "high", "cpu")}
+        times[one.name] = scaled | {"all": [x / one.arguments["calls"] for x in spent["all"]]}
+    print(f"  {rows} rows, groups of {group}: " + "; ".join(f"{n} {harness.show_seconds(t)}" for n, t in times.items()))
+    return {"rows": rows, "group": group, "gaps": gaps, "times": times}
+
+
+def page(result: dict[str, Any]) -> str:
+    names = ("ours", "TRL's formula", "verl vectorised", "verl looped")
     rows = []
-    for kind in ("64x8", "1024x16", "ragged"):
-        reward_n, prompt_n, group = batch(kind, torch.Generator().manual_seed(0))
-        others = {"loop": loop, **({"blocks": blocks(group, nanstd)} if group else {})}
-        expected = ours(reward_n, prompt_n)
-        gap = max(float((fn(reward_n, prompt_n) - expected).abs().max()) for fn in others.values())
-        if gap > 1e-4:
-            raise SystemExit(f"{kind}: the implementations differ by {gap:g}")
-        found = {n: timed(fn, (reward_n, prompt_n), options.repeats) for n, fn in {"ours": ours, **others}.items()}
-        line = "   ".join(f"{n} {median:.0f} ({spread:.0f})" for n, (median, spread) in found.items())
-        ratio = found["loop"][0] / found["ours"][0]
-        print(f"{kind:>10} {len(reward_n):>6} {gap:>12.1e}   {line}   loop / ours {ratio:.0f}")
-        rows.append({"batch": kind, "rows": len(reward_n), "gap": gap, "microseconds": found})
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"torch": torch.__version__, "peer": peer, "results": rows}, file, indent=1)
+    for case in result["cases"]:
+        shown = [harness.show_seconds(case["times"][n]) if n in case["times"] else "-" for n in names]
+        group = f"groups of {case['group']}" if case["group"] else "ragged, scattered"
+        rows.append([f"{case['rows']:,} rows, {group}", *shown, f"{max(case['gaps'].values()):.0e}"])
+    said = "verl is left out: it could not be installed."
+    if result["verl"]:
+        v = result["verl"]
+        said = f"verl {v['verl']} ran in an environment of its own (transformers {v['transformers']}, ray {v['ray']})."
+    return f"""Time of one call, one thread, float32. The largest difference is between any peer and ours, absolute.
+
+{harness.table(["batch", *names, "largest difference"], rows)}
+
+{said} TRL's formula needs groups of one size, one after the other; ours finds out whether they lie so, and adds in
+float64, so that the order of the rows does not change the result."""
 
 
-if __name__ == "__main__":
-    main()
+def headline(result: dict[str, Any]) -> list[list[str]]:
+    out = []
+    for case in result["cases"]:
+        times = case["times"]
+        if case["rows"] == 65_536 and "verl vectorised" in times:
+            group = f"groups of {case['group']}" if case["group"] else "ragged"
+            shown = [
+                harness.show_ratio(harness.ratio(times[n], times["ours"])) for n in ("verl vectorised", "verl looped")
+            ]
+            out.append(
+                ["group advantages against verl", f"65,536 rows, {group}", f"{shown[0]}; looped {shown[1]}", "-"]
+            )
+    return out
