@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from mmrl.config_io import build
+from mmrl.report import write_report
 from mmrl.rewards import reward
-from mmrl.training.report import write_report
 from mmrl.training.run import train
 
 

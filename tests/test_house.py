@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_code_and_the_configurations(wheel: list[str]) -> No
     for package in CODE:
         for path in (ROOT / package).rglob("*"):
             if (
-                path.suffix in (".py", ".j2", ".npz", ".safetensors", ".json", ".jinja")
+                path.suffix in (".py", ".j2", ".css", ".js", ".npz", ".safetensors", ".json", ".jinja")
                 and "__pycache__" not in path.parts
             ):
                 assert path.relative_to(ROOT).as_posix() in wheel
@@ -158,6 +158,7 @@ INDIRECT = {
     "torchvision": "transformers' picture processors",
     "accelerate": "transformers and peft",
     "tensorboard": "torch.utils.tensorboard",
+    "diffusers": "the pipelines and schedulers that image_gen's steps and tables equal",
 }
 
 
