@@ -1,0 +1,89 @@
+"""What the flow policy asks of an image model: prompts to conditions, states to velocities, latents to pictures.
+
+Axes: N images, then the latent's own axes. sigma is the noise level in [0, 1]; the velocity is v ~ x1 - x0 (noise minus
+data) for x_sigma = (1 - sigma) x0 + sigma x1. One subclass an architecture; `image_gen.pipelines.loading` finds it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+#: What the network is told about one prompt: tensors without a batch axis, on the CPU, in the dtype of the transformer.
+Condition = dict[str, Tensor]
+#: Conditions of N images, stacked (and padded with a mask where lengths differ), on the device of the transformer.
+Batch = dict[str, Tensor]
+
+
+class ImageModel(ABC):
+    """A loaded pipeline whose transformer is trained.
+
+    guidance   classifier_free: the sampler mixes a conditional and an unconditional velocity; embedded: the network
+               takes the guidance scale as an input (FLUX) and one forward is enough.
+    """
+
+    guidance: ClassVar[Literal["classifier_free", "embedded"]] = "classifier_free"
+    #: Names of the linear layers that LoRA adapts unless told otherwise (peft target suffixes).
+    lora_targets: ClassVar[tuple[str, ...]] = ()
+    transformer: torch.nn.Module
+
+    # prompts
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> list[Condition]:
+        """One condition a prompt; run once, without gradient. "" is the unconditional half."""
+
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens beyond what the text encoders read, for each prompt (0 = all is read)."""
+        return [0 for _ in prompts]
+
+    def free_encoders(self) -> None:  # noqa: B027  (a model without encoders has nothing to free)
+        """Forget the text encoders: every prompt of the run has been encoded. `encode` raises afterwards."""
+
+    @abstractmethod
+    def collate(self, conditions: Sequence[Condition]) -> Batch:
+        """Conditions of the rows of a batch, in order; rows may repeat."""
+
+    # sampling
+
+    @abstractmethod
+    def check_size(self, height: int, width: int) -> None:
+        """Raises UserError for a size that the decoder or the patches cannot take, naming the nearest sizes."""
+
+    @abstractmethod
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Shape of one latent as the transformer takes it (packed or not), without the batch axis."""
+
+    @abstractmethod
+    def sigmas(self, steps: int, height: int, width: int) -> Tensor:
+        """The pipeline's own noise levels, float64 [S+1] on the CPU, from (about) 1 to exactly 0."""
+
+    @abstractmethod
+    def velocity(
+        self, x_n: Tensor, sigma: float, batch: Mapping[str, Tensor], *, height: int, width: int, scale: float | None
+    ) -> Tensor:
+        """One forward of the transformer; same shape as x_n. `scale`: the guidance scale for guidance `embedded`, None
+        otherwise. Gradient to the transformer's trainable parameters."""
+
+    @abstractmethod
+    def decode(self, x_n: Tensor, *, height: int, width: int) -> Tensor:
+        """Latents to pictures, float32 [N, 3, height, width] in [0, 1] (clipped), without gradient. The caller slices."""
+
+    # weights
+
+    def save_lora(self, path: Path) -> None:
+        """The peft adapter of the transformer as a folder that `load_lora_weights` of the plain pipeline takes."""
+        raise NotImplementedError
+
+    def load_lora(self, path: Path) -> None:
+        """Attach a stored adapter to the transformer. Raises UserError for one of another model."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """The whole model as the folder it was loaded from would be (`save_pretrained` of the pipeline)."""
