@@ -34,6 +34,12 @@ class Rewards(Section):
     timeout_s: float | None = Field(None, gt=0)
     workers: int = Field(0, ge=0, le=1024, description="0 = in this process")
     cache: bool = False
+    beside: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="parts that a step's prompts are sampled in; each is scored while the next is sampled. 1 = after",
+    )
 
 
 class Data(Section):
@@ -92,6 +98,9 @@ class Ema(Section):
 class Evaluation(Section):
     every: int = Field(0, ge=0, description="steps; 0 = only before and after")
     metric: str = Field("reward", description="decides the best checkpoint")
+    judges: list[RewardSpec] = Field(
+        default_factory=list, description="rewards that only judge: evaluated, never trained on (image families)"
+    )
     samples: int = Field(8, ge=0, description="pictures kept for the report at each evaluation")
 
 

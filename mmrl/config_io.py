@@ -61,6 +61,7 @@ def build(raw: dict[str, Any], *, folder: Path, where: str = "config") -> Config
         module = families.config_module(str(name))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    _take_sampling_of_the_recipe(raw, module.Sampling, folder, where)
     shape: dict[str, type[BaseModel]] = {key: getattr(module, cls) for key, cls in FAMILY_SECTIONS.items()}
     if isinstance(raw.get("recipe_options"), dict):
         raw["recipe_options"] = flat_options(raw["recipe_options"])
@@ -80,6 +81,24 @@ def build(raw: dict[str, Any], *, folder: Path, where: str = "config") -> Config
     _anchor_paths(config, folder, where)
     check(config, where=where)
     return config
+
+
+def _take_sampling_of_the_recipe(raw: dict[str, Any], known: type[BaseModel], folder: Path, where: str) -> None:
+    """What the recipe says of sampling (`sampling:` in its file) stands below what the run says itself. In place."""
+    recipe = raw.get("recipe")
+    if not isinstance(recipe, str) or not isinstance(raw.get("sampling"), dict | None):
+        return  # refused with a better message further on
+    try:
+        defaults = recipes.read(recipe, folder).get("sampling") or {}
+    except UserError:
+        return
+    for key in defaults:
+        if key not in known.model_fields:
+            raise UserError(
+                f"{where}: recipe: {recipe} sets sampling.{key}, which family {raw['family']!r} does not have; "
+                "choose a recipe of this family"
+            )
+    raw["sampling"] = {**defaults, **(raw.get("sampling") or {})}
 
 
 def recipe_of(config: Config, unit: str | None = None) -> core_recipe.Recipe:

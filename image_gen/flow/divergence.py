@@ -37,25 +37,34 @@ def _apart(step: Transition, other_mean_n: Tensor) -> Tensor:
     return step.mean_n - other_mean_n.detach().to(step.mean_n)
 
 
+def corrected(*, log_ratio: Tensor, mean_gap: Tensor, scale: Tensor) -> Tensor:
+    """GRPO-Guard (arXiv 2510.22319): (log_ratio + mean_gap / (2 scale^2)) * scale, any shape.
+
+    log_ratio: logp - old_logp, of Gaussian log-probs that are means over elements; mean_gap: MEAN (mean - old_mean)^2;
+    scale: the step's deviation, sigma_t sqrt(-dt). The second term undoes the drift of the log-ratio below 0 that grows
+    where the noise is small. Gradient through both. Detached: scale.
+    """
+    scale = scale.detach()
+    return (log_ratio + mean_gap / (2 * scale.square())) * scale
+
+
 def guard_scale(*, step: Transition) -> Tensor:
     """mean(sigma_t) * mean(sqrt(-dt)): one number for the step, detached. []"""
     return (step.diffusion_n.mean() * (-step.dt_n).sqrt().mean()).detach()
 
 
 def guard_log_ratio(*, step: Transition, old_mean_n: Tensor, logp_n: Tensor, old_logp_n: Tensor) -> Tensor:
-    """GRPO-Guard (arXiv 2510.22319): (logp - old_logp + bias) * scale, bias = MEAN (mean - old_mean)^2 / (2 scale^2).
+    """`corrected` for a step: the log-ratio of its two passes, [N].
 
-    The bias undoes the drift of the log-ratio below 0 that grows where the noise is small. [N]. Gradient through logp
-    and through the bias. Detached: old_mean_n (kept from the rollout), old_logp_n. For rules whose log-prob is Gaussian
-    only; raises ValueError for cps and where the step has no noise.
+    Gradient through logp and through the distance of the means. Detached: old_mean_n (kept from the rollout),
+    old_logp_n. For rules whose log-prob is Gaussian only; raises ValueError for cps and where the step has no noise.
     """
     if step.rule.plain_square:
         raise ValueError("GRPO-Guard corrects a Gaussian log-probability; cps drops its factor: use sde or dance")
     if not step.has_density:
         raise ValueError("GRPO-Guard needs a stochastic step: noise above 0")
-    scale = guard_scale(step=step)
-    bias_n = row_mean(_apart(step, old_mean_n).square()) / (2 * scale.square())
-    return (logp_n - old_logp_n.detach() + bias_n) * scale
+    gap_n = row_mean(_apart(step, old_mean_n).square())
+    return corrected(log_ratio=logp_n - old_logp_n.detach(), mean_gap=gap_n, scale=guard_scale(step=step))
 
 
 def guard_ratio(*, step: Transition, old_mean_n: Tensor, logp_n: Tensor, old_logp_n: Tensor) -> Tensor:

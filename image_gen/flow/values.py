@@ -40,12 +40,35 @@ def project(*, x_next_n: Tensor, v_next_n: Tensor, sigma_next: Tensor | float) -
     return torch.where(sigma == 0, x_n, x_n - sigma * v_n)
 
 
-def trusted_rewards(*, reward_ns: Tensor, start: int = 0, skip_first: int = 0) -> tuple[Tensor, Tensor]:
+def interpolated(*, value_ns: Tensor, known_s: Tensor) -> Tensor:
+    """Columns that are not known: on the line between the known ones around them, held constant outside. [N, S], detached.
+
+    Own extension, not of the paper: it lets a sampler score every n-th step only. known_s: bool [S], at least one True
+    (else ValueError); what stands in the other columns is not read. Exact for rewards that are linear in the step.
+    """
+    known_s = known_s.bool()
+    if known_s.shape != value_ns.shape[1:] or not bool(known_s.any()):
+        raise ValueError(f"known_s must be bool [{value_ns.shape[1]}] with at least one True; got {known_s.tolist()}")
+    value_ns = as_float(value_ns.detach())
+    at = known_s.nonzero()[:, 0]
+    step_s = torch.arange(len(known_s), device=at.device)
+    after = torch.searchsorted(at, step_s).clamp(max=len(at) - 1)  # the first known step not before s
+    before = (torch.searchsorted(at, step_s, right=True) - 1).clamp(min=0)  # the last one not after s
+    span_s = (at[after] - at[before]).to(value_ns.dtype)
+    share_s = (step_s - at[before]).to(value_ns.dtype) / span_s.clamp(min=1)
+    low_ns, high_ns = value_ns[:, at[before]], value_ns[:, at[after]]
+    return torch.where(span_s > 0, low_ns + share_s * (high_ns - low_ns), low_ns)
+
+
+def trusted_rewards(
+    *, reward_ns: Tensor, start: int = 0, skip_first: int = 0, scored_s: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Rewards without gaps [N, S], and which rows have any reward; bool [N].
 
     A reward that is not finite is replaced by the mean of the trajectory's finite ones; a row without any is 0 and not
     valid. Steps before `start` (the ODE part before a window) are 0 and do not count. skip_first: the projections of
-    steps 0 .. skip_first-1 are too blurry to be scored; they take over the reward of step skip_first.
+    steps 0 .. skip_first-1 are too blurry to be scored; they take over the reward of the first trusted step. scored_s:
+    bool [S], the steps that were scored at all, default every one; the others are `interpolated`.
     """
     if reward_ns.dim() != 2:
         raise ValueError(f"rewards must be [N, S], got {list(reward_ns.shape)}")
@@ -54,13 +77,16 @@ def trusted_rewards(*, reward_ns: Tensor, start: int = 0, skip_first: int = 0) -
         raise ValueError(f"start {start} and skip_first {skip_first} must be steps of 0 .. {n_steps - 1}")
     reward_ns = as_float(reward_ns.detach())
     step_s = torch.arange(n_steps, device=reward_ns.device)
-    finite_ns = torch.isfinite(reward_ns) & (step_s >= max(start, skip_first))
+    known_s = step_s >= max(start, skip_first)
+    if scored_s is not None:
+        known_s = known_s & scored_s.to(known_s.device).bool()
+    if not bool(known_s.any()):
+        raise ValueError(f"no step from {max(start, skip_first)} on was scored")
+    finite_ns = torch.isfinite(reward_ns) & known_s
     count_n = finite_ns.sum(1)
     clean_ns = torch.where(finite_ns, reward_ns, torch.zeros_like(reward_ns))
     mean_n = clean_ns.sum(1) / count_n.clamp(min=1)
-    filled_ns = torch.where(finite_ns, reward_ns, mean_n[:, None])
-    if skip_first:
-        filled_ns = torch.where(step_s < skip_first, filled_ns[:, skip_first, None], filled_ns)
+    filled_ns = interpolated(value_ns=torch.where(finite_ns, reward_ns, mean_n[:, None]), known_s=known_s)
     return filled_ns.masked_fill(step_s < start, 0.0), count_n > 0
 
 
@@ -147,6 +173,15 @@ def combine(*, relative_ns: Tensor, absolute_ns: Tensor, omega_ns: Tensor, form:
     return (omega_ns * both_ns if form == "outer" else both_ns).detach()
 
 
+def absolute_share(
+    *, relative_ns: Tensor, absolute_ns: Tensor, omega_ns: Tensor, mask_ns: Tensor, form: Form = "outer"
+) -> Tensor:
+    """Which part of the advantages' mass over the steps of mask_ns [N, S] comes from the absolute term; 0 to 1, []."""
+    weight_ns = torch.where(mask_ns.bool(), omega_ns.abs() if form == "outer" else torch.ones_like(omega_ns), 0.0)
+    absolute, relative = ((weight_ns * part.abs()).sum() for part in (absolute_ns, relative_ns))
+    return absolute / (absolute + relative).clamp(min=torch.finfo(weight_ns.dtype).tiny)
+
+
 @dataclass(frozen=True)
 class Values:
     """All [N, S] but valid_n [N]; rows that are not valid and steps before `start` have advantage and parts 0.
@@ -179,17 +214,20 @@ def vgpo(
     form: Form = "outer",
     start: int = 0,
     skip_first: int = 0,
+    scored_s: Tensor | None = None,
     combiner: Callable[..., Tensor] = combine,
 ) -> Values:
     """Rewards of all projections [N, S] and group keys [N] to the dual advantage. Detached.
 
     reward_shift: a constant taken off every reward first (the smallest reward so far), for rewards that may be
-    negative. start: the first stochastic step. Reduces to: Flow-GRPO's advantage at every step with k 0, gamma 1 and a
+    negative. start: the first stochastic step. scored_s: see `trusted_rewards`. Reduces to: Flow-GRPO's advantage at every step with k 0, gamma 1 and a
     reward at the last step only. RECONSTRUCTION: see `combine`, `temporal_weight`, `absolute_part`, `discounted`.
     """
     if len(key_n) != len(reward_ns):
         raise ValueError(f"one key a row: {len(reward_ns)} rows, {len(key_n)} keys")
-    reward_ns, valid_n = trusted_rewards(reward_ns=reward_ns, start=start, skip_first=skip_first)
+    reward_ns, valid_n = trusted_rewards(
+        reward_ns=reward_ns, start=start, skip_first=skip_first, scored_s=scored_s
+    )
     counted_ns = valid_n[:, None] & (torch.arange(reward_ns.shape[1], device=reward_ns.device) >= start)
     unguarded = omega_clip is None and reward_shift is None and bool((reward_ns < 0).any())
     reward_ns = torch.where(counted_ns, reward_ns - (reward_shift or 0.0), torch.zeros_like(reward_ns))
@@ -200,9 +238,9 @@ def vgpo(
     relative_ns = relative_part(value_ns=base_ns, groups=groups, eps=eps)
     absolute_ns = absolute_part(value_ns=base_ns, k=k, n_abs=n_abs)
     advantage_ns = combiner(relative_ns=relative_ns, absolute_ns=absolute_ns, omega_ns=omega_ns, form=form).detach()
-    weight_ns = omega_ns.abs() if form == "outer" else torch.ones_like(omega_ns)
-    absolute_mass, relative_mass = ((weight_ns * part.abs()).sum() for part in (absolute_ns, relative_ns))
-    share = absolute_mass / (absolute_mass + relative_mass).clamp(min=torch.finfo(value_ns.dtype).tiny)
+    share = absolute_share(
+        relative_ns=relative_ns, absolute_ns=absolute_ns, omega_ns=omega_ns, mask_ns=counted_ns, form=form
+    )
     return Values(
         advantage_ns.masked_fill(~counted_ns, 0.0),
         relative_ns,

@@ -19,12 +19,16 @@ TRUNCATION = "truncation"
 
 @dataclass
 class Scored:
-    """Rollouts with their reward components. names[k] labels reward_nk[:, k]."""
+    """Rollouts with their reward components. names[k] labels reward_nk[:, k].
+
+    reward_ntk: rewards of single decisions, NaN where none was scored; None unless the recipe asks for them.
+    """
 
     rollouts: Rollouts
     reward_nk: Tensor
     weight_k: Tensor
     names: list[str]
+    reward_ntk: Tensor | None = None
 
     @property
     def reward_n(self) -> Tensor:
@@ -35,13 +39,16 @@ class Scored:
         return flat_rows(reward_nk=self.reward_nk, weight_k=self.weight_k, key_n=self.rollouts.keys["prompt"])
 
     def select(self, index: Tensor) -> Scored:
-        return Scored(self.rollouts.select(index), self.reward_nk[index], self.weight_k, self.names)
+        dense = None if self.reward_ntk is None else self.reward_ntk[index]
+        return Scored(self.rollouts.select(index), self.reward_nk[index], self.weight_k, self.names, dense)
 
     @staticmethod
     def concat(parts: list[Scored]) -> Scored:
         first = parts[0]
         rollouts = Rollouts.concat([p.rollouts for p in parts])
-        return Scored(rollouts, torch.cat([p.reward_nk for p in parts]), first.weight_k, first.names)
+        dense = [p.reward_ntk for p in parts if p.reward_ntk is not None]
+        reward_nk = torch.cat([p.reward_nk for p in parts])
+        return Scored(rollouts, reward_nk, first.weight_k, first.names, torch.cat(dense) if dense else None)
 
 
 def with_penalties(reward_nk: Tensor, weight_k: Tensor, names: list[str], info: list[dict[str, Any]]) -> Any:
@@ -54,14 +61,16 @@ def with_penalties(reward_nk: Tensor, weight_k: Tensor, names: list[str], info: 
 
 
 def shuffle_inside_groups(scored: Scored, streams: Streams) -> Scored:
-    """The control: each group's reward rows are permuted, so rewards say nothing about the samples."""
-    reward_nk = scored.reward_nk.clone()
+    """The control: each group's reward rows are permuted, so rewards say nothing about the samples. A row of rewards
+    per decision moves as a whole."""
+    order = torch.arange(len(scored.reward_nk))
     prompt_n = scored.rollouts.keys["prompt"]
     for prompt in torch.unique(prompt_n).tolist():
         rows = (prompt_n == prompt).nonzero()[:, 0]
         generator = streams.generator(scored.rollouts.records[int(rows[0])].id, prompt, use="shuffled-control")
-        reward_nk[rows] = reward_nk[rows[torch.randperm(len(rows), generator=generator)]]
-    return Scored(scored.rollouts, reward_nk, scored.weight_k, scored.names)
+        order[rows] = rows[torch.randperm(len(rows), generator=generator)]
+    dense = None if scored.reward_ntk is None else scored.reward_ntk[order]
+    return Scored(scored.rollouts, scored.reward_nk[order], scored.weight_k, scored.names, dense)
 
 
 def table_of(scored: Scored, channel: str) -> Table:
@@ -78,6 +87,8 @@ def table_of(scored: Scored, channel: str) -> Table:
     if all("limit" in row for row in rollouts.info):
         rows["limit_n"] = torch.tensor([row["limit"] for row in rollouts.info])
     rewards = {"reward_nk": scored.reward_nk, "weight_k": scored.weight_k, "reward_n": scored.reward_n}
+    if scored.reward_ntk is not None:
+        rewards["reward_ntk"] = scored.reward_ntk
     return Table({**tables, **rows, **rewards}, rollouts.keys, rollouts.segments.get(channel, {}))
 
 

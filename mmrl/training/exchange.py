@@ -53,8 +53,10 @@ def gather_scored(
     told = team.gather(None if part is None else _rewards(part, [number for number, _ in shared]))
     parts = [t for t in told if t is not None]
     prompt_n = torch.cat([t[0] for t in parts])
-    reward_nk = torch.cat([t[1] for t in parts])[torch.argsort(prompt_n, stable=True)]
-    return Scored(rollouts, reward_nk, parts[0][2], parts[0][3])
+    order = torch.argsort(prompt_n, stable=True)
+    dense = [t[4] for t in parts if t[4] is not None]
+    reward_ntk = torch.cat(dense)[order] if dense else None
+    return Scored(rollouts, torch.cat([t[1] for t in parts])[order], parts[0][2], parts[0][3], reward_ntk)
 
 
 def _numbered(part: Rollouts, numbers: list[int]) -> Rollouts:
@@ -62,9 +64,9 @@ def _numbered(part: Rollouts, numbers: list[int]) -> Rollouts:
     return replace(part, keys={**part.keys, "prompt": prompt_n})
 
 
-def _rewards(part: Scored, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+def _rewards(part: Scored, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor, list[str], Tensor | None]:
     prompt_n = torch.tensor(numbers, dtype=torch.long)[part.rollouts.keys["prompt"]]
-    return prompt_n, part.reward_nk, part.weight_k, part.names
+    return prompt_n, part.reward_nk, part.weight_k, part.names, part.reward_ntk
 
 
 def spread(team: Team, tables: dict[str, Tensor], rollouts: Rollouts, names: Sequence[str]) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ def write_rollouts(run: Path, step: int, scored: Scored, count: int) -> None:
             {
                 "id": rollouts.records[i].id,
                 "sample": rollouts.info[i]["sample"],
-                "output": str(rollouts.outputs[i]),
+                "output": output if isinstance(output := rollouts.outputs[i], str) else "",
                 "finished": bool(rollouts.info[i]["finished"]),
                 "reward": _components(scored, i),
             }

@@ -29,7 +29,7 @@ def of_rewards(scored: Scored, channel: str) -> dict[str, Any]:
         "flat_groups": float(scored.flat_n().double().mean()),
         "length": float(lengths.mean()),
         "truncated": sum(not row["finished"] for row in rollouts.info) / len(rollouts),
-        "distinct": len({(int(p), str(o)) for p, o in zip(prompts, rollouts.outputs, strict=True)}) / len(rollouts),
+        "distinct": len({(int(p), _same(o)) for p, o in zip(prompts, rollouts.outputs, strict=True)}) / len(rollouts),
         "decisions": int(rollouts.tables[channel]["mask_nt"].sum()),
     }
     for k, name in enumerate(scored.names):
@@ -39,6 +39,11 @@ def of_rewards(scored: Scored, channel: str) -> dict[str, Any]:
             out[f"reward/{name}"] = float(column.mean())
             out[f"reward/{name}/std"] = float(column.std()) if len(column) > 1 else 0.0
     return out
+
+
+def _same(output: Any) -> str | bytes:
+    """Equal for equal outputs: text as it is, a picture by its values."""
+    return output.numpy().tobytes() if isinstance(output, torch.Tensor) else str(output)
 
 
 def sampler_gap(update: Update, table: Table) -> tuple[float, float] | None:

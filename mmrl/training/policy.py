@@ -69,6 +69,7 @@ class Policy(ABC):
     provides: frozenset[str] = frozenset({"logp_nt"})  # what `combine` can return, without pass prefix
     keys: frozenset[str] = frozenset({"prompt"})  # names in `Rollouts.keys`
     segments: frozenset[str] = frozenset()  # names in `Rollouts.segments`
+    dense: bool = False  # rollouts can hold an output per decision (`Rollouts.steps`), for rewards per decision
     noise_per_update: bool = False  # `prepare` stores masks or seeds per inner update: old and ref passes follow it
 
     @property
@@ -92,6 +93,15 @@ class Policy(ABC):
     @abstractmethod
     def demonstrations(self, records: Sequence[Record], streams: Streams) -> Rollouts:
         """Rows that hold each record's `response` instead of a sample (recipe `sft`)."""
+
+    def meet(self, records: Sequence[Record]) -> list[str]:
+        """Called once with all records of the run, before anything is sampled: encode prompts, free encoders. Returns
+        a line for each thing that people should know (prompts too long)."""
+        return []
+
+    def expect(self, channels: frozenset[str]) -> None:  # noqa: B027
+        """Called once before the first rollout, with every channel that the recipe asks for, so that rollouts keep
+        what they need later and nothing else. `reward_ntk` is among them for a policy with `dense` only."""
 
     def prepare(self, rollouts: Rollouts, n_updates: int) -> None:  # noqa: B027  (most families store nothing)
         """Store masks or seeds per inner update, shared by old, current and reference evaluation."""

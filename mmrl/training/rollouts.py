@@ -8,8 +8,28 @@ from typing import Any
 
 import torch
 
+from mmrl.core.streams import stream_seed
 from mmrl.data.records import Record
 from mmrl.selection.request import Request as Request
+
+
+def row_keys(requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+    """prompt, record, task and the selector's own keys, which every request must carry: int64 [N] each, request after
+    request."""
+    names = set(requests[0].keys)
+    for request in requests:
+        if set(request.keys) != names:
+            raise ValueError(f"requests disagree about keys: {sorted(names)} and {sorted(request.keys)}")
+    found: dict[str, list[int]] = {name: [] for name in sorted(names | {"prompt", "record", "task"})}
+    for number, request in enumerate(requests):
+        own = {
+            "prompt": number,
+            "record": stream_seed("record", request.record.id),
+            "task": stream_seed("task", request.record.task),
+        } | request.keys
+        for name, values in found.items():
+            values.extend([own[name]] * request.n)
+    return {name: torch.tensor(values, dtype=torch.long) for name, values in found.items()}
 
 
 def _pad(rows: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -24,11 +44,14 @@ class Rollouts:
               that another rank sampled.
     records   the record of each row.
     outputs   decoded output of each row (text, picture, ...): what rewards and people see.
-    info      per row: at least {"length": int, "finished": bool, "sample": int}; families add to it.
+    info      per row: at least {"length": int, "finished": bool, "sample": int}; families add to it. A row that cannot
+              be used says why under "unusable": it gets no reward and is told.
     keys      int64 [N] each: "prompt" (rows of one group share it), and "record", "task", "trajectory", "state", ...
     tables    channel -> {"mask_nt": bool [N,T], "sampler_logp_nt": [N,T], further [N,T] tables}.
     segments  channel -> {"turn": int64 [N,T], ...}.
     stats     counters of the rollout as a whole (forwards, tokens, seconds); added up by `concat`.
+    steps     the output of each decision, [N][T], None where there is none to score; only when rewards per decision
+              were asked for (`Policy.expect`).
     """
 
     rows: list[Any]
@@ -39,6 +62,7 @@ class Rollouts:
     tables: dict[str, dict[str, torch.Tensor]]
     segments: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     stats: dict[str, float] = field(default_factory=dict)
+    steps: list[list[Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,6 +87,7 @@ class Rollouts:
             tables=cut,
             segments=seg,
             stats=dict(self.stats),
+            steps=None if self.steps is None else [self.steps[i] for i in pick],
         )
 
     @staticmethod
@@ -88,4 +113,5 @@ class Rollouts:
             tables=join("tables"),
             segments=join("segments"),
             stats=stats,
+            steps=None if parts[0].steps is None else [row for p in parts for row in p.steps or []],
         )

@@ -321,4 +321,4 @@ class Session:
 
     def close(self) -> None:
         self.log.close(self.tell)
-        self.trainer.scorer.close()
+        self.trainer.scoring.close()

@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -16,6 +15,7 @@ from mmrl.core.recipe import Recipe
 from mmrl.data.images import check_header, open_image
 from mmrl.data.read import read_records
 from mmrl.data.records import Record
+from mmrl.data.rows import Require
 from mmrl.errors import UserError
 from mmrl.plugins import load_plugins
 from mmrl.rewards.score import Scorer
@@ -47,15 +47,17 @@ def load_records(
     config: Config,
     which: str,
     *,
-    require: Literal["answer", "response"] = "answer",
+    require: Require | None = None,
     tell: Tell = print,
     skipped: list[str] | None = None,
 ) -> list[Record]:
     """`which`: train or eval. Files are read as JSONL; `digits:train` and the like come with the family.
 
     Pictures are looked at while reading: the headers of train, every pixel of eval (they are all decoded before the
-    first step anyway). `skipped` gets a line per record left out (only with data.on_error: skip).
+    first step anyway). `require`: what a record must have; default what the family's rewards need. `skipped` gets a
+    line per record left out (only with data.on_error: skip).
     """
+    require = require or needed(config)
     source = getattr(config.data, which)
     if source is None:
         return []
@@ -87,6 +89,12 @@ def load_records(
     if which == "eval" and config.data.eval_records:
         out = out[: config.data.eval_records]
     return out
+
+
+def needed(config: Config) -> Require:
+    """What a record must have to be rewarded: an answer, unless the family says otherwise."""
+    found: Require = getattr(families.config_module(config.family), "REQUIRE", "answer")
+    return found
 
 
 def picture_limits(config: Config) -> dict[str, int]:
@@ -145,10 +153,13 @@ def _load(config: Config, tell: Tell) -> _Parts:
         optimiser_settings(config, recipe, channel)
         if own:
             tell(f"recipe {recipe.slug} sets for channel {channel}: " + ", ".join(f"{k}={v}" for k, v in own.items()))
-    require: Literal["answer", "response"] = "response" if recipe.experience == "records" else "answer"
+    require: Require = "response" if recipe.experience == "records" else needed(config)
     skipped: list[str] = []
     train = load_records(config, "train", require=require, tell=tell, skipped=skipped)
     held_out = load_records(config, "eval", tell=tell, skipped=skipped)
     rewarded = held_out if recipe.experience == "records" else [*train, *held_out]
     scorer = Scorer(config.rewards, tasks={r.task for r in rewarded} or None)
-    return _Parts(recipe, select, train, held_out, skipped, scorer, entry.load_policy(config))
+    policy = entry.load_policy(config)
+    for line in policy.meet([*train, *held_out]):
+        tell(line)
+    return _Parts(recipe, select, train, held_out, skipped, scorer, policy)

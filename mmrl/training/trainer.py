@@ -25,8 +25,8 @@ from mmrl.errors import RecordError, UserError
 from mmrl.rewards.score import Scorer
 from mmrl.selection.base import Selector
 from mmrl.selection.request import Request
-from mmrl.training import measures, update
-from mmrl.training.batch import Scored, minibatches, shuffle_inside_groups, table_of, with_penalties
+from mmrl.training import measures, scoring, update
+from mmrl.training.batch import Scored, minibatches, shuffle_inside_groups, table_of
 from mmrl.training.diagnostics import Diagnostics
 from mmrl.training.exchange import gather_scored
 from mmrl.training.objectives import channels_of, objectives, optimiser_settings
@@ -54,6 +54,8 @@ class Trainer(Resumable):
     ) -> None:
         self.config, self.recipe, self.policy, self.team = config, recipe, policy, team
         self.selector, self.scorer, self.tell = selector, scorer, tell
+        imitation = recipe.experience == "records"
+        self.scoring = scoring.Scoring(scorer, parts=config.rewards.beside, imitation=imitation)
         self.channels = channels_of(recipe, policy)
         self.objectives = objectives(recipe, policy, selector)
         self.epochs = config.train.epochs or recipe.epochs
@@ -81,6 +83,12 @@ class Trainer(Resumable):
             )
         if any(o.needs()["ref"] or "kl_nt" in o.needs()[""] for o in self.objectives.values()):
             policy.keep_reference()
+        policy.expect(self._expected())
+
+    def _expected(self) -> frozenset[str]:
+        """Every channel that some stage asks of the policy's rollouts, without the name of a pass."""
+        needed = {name for o in self.objectives.values() for names in o.needs().values() for name in names}
+        return frozenset(needed | {"reward_ntk" for o in self.objectives.values() if o.needs_dense})
 
     def _zero_variance(self) -> str:
         choice = self.config.train.zero_variance or ("resample" if self.recipe.dynamic_sampling else "keep")
@@ -183,10 +191,15 @@ class Trainer(Resumable):
             raise UserError(
                 f"selection: {len(requests)} prompts planned for a step of {self.team.size} processes; each needs one"
             )
-        requests, part = self._usable(requests, streams)
+        asked, parts = [], []
+        for some in self.scoring.cut(requests, self.team.size):
+            some, part = self._usable(some, streams)
+            asked.append(some)
+            parts.append(None if part is None else self.scoring.begin(part))
         timing["seconds/rollout"] += time.perf_counter() - started
         started = time.perf_counter()
-        scored = self._score(requests, part)
+        requests = [request for some in asked for request in some]
+        scored = scoring.joined([self._score(some, part) for some, part in zip(asked, parts, strict=True)])
         if self.team.size > 1 and len(scored.rollouts.mine):
             self._spare = scored.rollouts.select(scored.rollouts.mine[:1])
         prompt_n = scored.rollouts.keys["prompt"]
@@ -225,9 +238,9 @@ class Trainer(Resumable):
             table.pop("sampler_logp_nt", None)  # nobody sampled these rows
         return rollouts
 
-    def _score(self, requests: list[Request], part: Rollouts | None) -> Scored:
+    def _score(self, requests: list[Request], told: Callable[[], scoring.Told] | None) -> Scored:
         """Rewards of this rank's rows, then everybody's rows with theirs."""
-        own, failures = self.team.together(lambda: self._score_own(part) if part is not None else (None, []))
+        own, failures = self.team.together(lambda: told() if told is not None else (None, []))
         everywhere = self.team.gather(failures)
         for failure in [f for found in everywhere for f in found][:3]:
             self.tell(f"reward skipped: {failure}")
@@ -235,14 +248,6 @@ class Trainer(Resumable):
         self.counters.reward_failures += total
         self.scorer.failed_rows += total - len(failures)  # it counted its own
         return gather_scored(self.team, own, self.team.share(requests), requests)
-
-    def _score_own(self, rollouts: Rollouts) -> tuple[Scored, list[str]]:
-        if self.recipe.experience == "records":  # imitation: every demonstration counts the same
-            ones = torch.ones(len(rollouts), 1, dtype=torch.float64)
-            return Scored(rollouts, ones, torch.ones(1).double(), ["imitation"]), []
-        result = self.scorer.score(rollouts.outputs, rollouts.records, rollouts.info)
-        reward_nk, weight_k, names = with_penalties(result.reward_nk, result.weight_k, result.names, rollouts.info)
-        return Scored(rollouts, reward_nk, weight_k, names), result.failures
 
     def _constant(self, scored: Scored) -> dict[str, float] | None:
         """Reward components that have said the same of everything for many steps; None without fresh samples."""

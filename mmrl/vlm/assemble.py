@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from mmrl.core.streams import stream_seed
 from mmrl.data.records import Record
-from mmrl.training.rollouts import Request, Rollouts
+from mmrl.training.rollouts import Request, Rollouts, row_keys
 from mmrl.vlm.config import Sampling
 from mmrl.vlm.sampler import Sampled
 
@@ -36,21 +35,13 @@ def assemble(
     if sampling.truncated == "mask":
         mask &= torch.tensor([s.finished for s in found])[:, None]
     info: list[dict[str, Any]] = []
-    keys: dict[str, list[int]] = {name: [] for name in _key_names(requests)}
     records: list[Record] = []
-    for number, request in enumerate(requests):
-        own = {
-            "prompt": number,
-            "record": stream_seed("record", request.record.id),
-            "task": stream_seed("task", request.record.task),
-        } | request.keys
+    for request in requests:
         for j in range(request.n):
             sampled = found[len(records)]
             records.append(request.record)
             limit = request.sampling.get("max_new_tokens", sampling.max_new_tokens)
             info.append(_info(sampled, request.first_sample + j) | {"limit": int(limit)})
-            for name, values in keys.items():
-                values.append(own[name])
     if sampling.truncated == "penalise":
         for row in info:  # a reward component of its own, on every row so that the column is complete
             row["penalty"] = 0.0 if row["finished"] else sampling.truncation_penalty
@@ -59,7 +50,7 @@ def assemble(
         records=records,
         outputs=list(texts),
         info=info,
-        keys={name: torch.tensor(values, dtype=torch.long) for name, values in keys.items()},
+        keys=row_keys(requests),
         tables={"tokens": {"mask_nt": mask, "sampler_logp_nt": logp}},
         segments={"tokens": {}},
         stats=stats,
@@ -74,11 +65,3 @@ def _info(sampled: Sampled, sample: int) -> dict[str, Any]:
         info |= {"original_size": list(original), "model_size": list(model)}
     return info
 
-
-def _key_names(requests: Sequence[Request]) -> set[str]:
-    """prompt, record, task and the selector's own keys, which every request must carry."""
-    names = set(requests[0].keys)
-    for request in requests:
-        if set(request.keys) != names:
-            raise ValueError(f"requests disagree about keys: {sorted(names)} and {sorted(request.keys)}")
-    return names | {"prompt", "record", "task"}

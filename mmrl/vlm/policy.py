@@ -15,9 +15,10 @@ import torch
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError, nearest
+from mmrl.training import weights
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
+from mmrl.training.reference import Reference
 from mmrl.training.rollouts import Request, Rollouts
-from mmrl.training.sharding import in_shards, put, to_save
 from mmrl.vlm import loading, lora, packed, prefix, repeated
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.assemble import assemble
@@ -25,7 +26,6 @@ from mmrl.vlm.batching import Chunk, plan
 from mmrl.vlm.config import Inputs, Model, Sampling
 from mmrl.vlm.encode import Encoder, pictures_of, plain_text
 from mmrl.vlm.head import Head, choice, reduce_logits, score
-from mmrl.vlm.reference import Reference
 from mmrl.vlm.rows import Completions, Row
 from mmrl.vlm.sampler import Job, Sampled, Sampler, Settings
 from mmrl.vlm.show import pixel_boxes, true_boxes
@@ -63,7 +63,7 @@ class VlmPolicy(Policy):
         self.suppressed = self.shape.suppressed(processor.tokenizer) | self._ids(sampling.suppress, "sampling.suppress")
         if self.suppressed & self.ends:
             raise UserError(f"sampling.suppress: token {min(self.suppressed & self.ends)} is an end token; remove it")
-        self._reference = Reference(model, adapter_at_zero=adapter_at_zero)
+        self._reference = Reference(model, without_adapter=model.disable_adapter if adapter_at_zero else None)
         self.sampler_stats: dict[str, float] = {}
         self._shards: Any = None  # mmrl.training.fsdp.Shards once there are any
 
@@ -274,7 +274,7 @@ class VlmPolicy(Policy):
         self._reference.keep()
 
     def parameters_of(self, channel: str) -> list[torch.nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return list(weights.trainable(self.model).values())
 
     def save(self, path: Path) -> None:
         """`save_pretrained`: the whole model, or the peft adapter; the processor beside it."""
@@ -288,23 +288,10 @@ class VlmPolicy(Policy):
         self.processor.save_pretrained(path)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        mine = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        return {n: to_save(p) if in_shards(p) else p.detach().cpu().clone() for n, p in mine.items()}
+        return weights.trainable_state(self.model)
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        mine = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        odd = sorted(set(mine) ^ set(state))
-        if odd:
-            raise UserError(
-                f"checkpoint: trainable tensors of another model, first {odd[0]}; resume with its own config"
-            )
-        for name, parameter in mine.items():
-            if parameter.shape != state[name].shape:
-                raise UserError(
-                    f"checkpoint: {name} has shape {tuple(state[name].shape)}, the model {tuple(parameter.shape)}; "
-                    "resume with the checkpoint's own config"
-                )
-            put(parameter, state[name])
+        weights.load_trainable(self.model, state)
 
     # people
 

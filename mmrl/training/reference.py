@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -12,15 +11,20 @@ from mmrl.training.sharding import in_shards, put
 
 
 class Reference:
-    """Holds no copy until `keep` is called, and never one for an adapter that started at zero."""
+    """Holds no copy until `keep` is called, and never one for an adapter that started at zero.
 
-    def __init__(self, model: Any, *, adapter_at_zero: bool) -> None:
-        self.model, self.adapter_at_zero = model, adapter_at_zero
+    without_adapter   a context in which the adapter is off, for one that started at zero; None otherwise.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, *, without_adapter: Callable[[], AbstractContextManager[object]] | None
+    ) -> None:
+        self.model, self.without_adapter = model, without_adapter
         self._kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
 
     def keep(self) -> None:
         """Copy the trainable weights as they are now: call it before the first update and before a resumed load."""
-        if not self.adapter_at_zero and not self._kept:
+        if self.without_adapter is None and not self._kept:
             self._kept = [(p, p.detach().clone()) for p in self.model.parameters() if p.requires_grad]
 
     def _swap(self) -> None:
@@ -36,8 +40,8 @@ class Reference:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Inside, the model has the weights of step 0. Not to be entered while gradients are wanted."""
-        if self.adapter_at_zero:
-            with self.model.disable_adapter():
+        if self.without_adapter is not None:
+            with self.without_adapter():
                 yield
             return
         if not self._kept:

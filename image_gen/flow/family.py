@@ -1,0 +1,110 @@
+"""Entry points of the family: load a policy from a configuration, evaluate it, give the embedded prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from image_gen.flow.config import Inputs, Model, Sampling
+from image_gen.flow.policy import NOTE, FlowPolicy
+from image_gen.pipelines import lora
+from image_gen.pipelines.loading import load_image_model
+from mmrl.config import Config
+from mmrl.data.records import Record
+from mmrl.errors import UserError
+from mmrl.training.devices import find_device
+
+#: Its class attributes (unit, channels, provides) are read before any weights load.
+POLICY: type[FlowPolicy] = FlowPolicy
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def load_policy(config: Config) -> FlowPolicy:
+    """Pipeline and adapter of `config.model`, on the configured device, ready to train."""
+    options = config.model if isinstance(config.model, Model) else Model.model_validate(config.model)
+    sampling = (
+        config.sampling if isinstance(config.sampling, Sampling) else Sampling.model_validate(config.sampling or {})
+    )
+    inputs = config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
+    return load(options, sampling, inputs, device=config.device)
+
+
+def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "auto") -> FlowPolicy:
+    """The same from the three sections of this family."""
+    where = find_device(device)
+    stored = is_lora(options.path)
+    base = base_of(options) if stored else options.path
+    model = load_image_model(base, dtype=_dtype(options, where), device=where)
+    fresh = False
+    if stored:
+        model.load_lora(Path(options.path))
+        if options.adapter.kind == "none":
+            lora.merge(model)
+    elif options.adapter.kind == "lora":
+        targets = None if options.adapter.targets == "default" else options.adapter.targets
+        lora.attach_lora(model, rank=options.adapter.rank, alpha=options.adapter.alpha, targets=targets)
+        fresh = True
+    if options.adapter.kind == "none":
+        model.transformer.requires_grad_(True)
+    if options.gradient_checkpointing:
+        lora.checkpoint_gradients(model)
+    model.transformer.eval()
+    without: Any = (lambda: lora.reference(model)) if fresh else None
+    return FlowPolicy(model, options=options, sampling=sampling, inputs=inputs, without_adapter=without)
+
+
+def is_lora(path: str) -> bool:
+    """A folder that holds a diffusers LoRA and no pipeline."""
+    folder = Path(path)
+    return (folder / LORA_FILE).is_file() and not (folder / "model_index.json").is_file()
+
+
+def base_of(options: Model) -> str:
+    """The model below a stored LoRA: model.base, else the one written beside it."""
+    if options.base is not None:
+        return options.base
+    note = Path(options.path) / NOTE
+    if not note.is_file():
+        raise UserError(f"model.path: {options.path} is a LoRA that does not say of which model; name it in model.base")
+    try:
+        base = json.loads(note.read_text(encoding="utf-8"))["base"]
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise UserError(f"{note}: broken ({error}); name the base model in model.base") from error
+    return str(base)
+
+
+def _dtype(options: Model, device: torch.device) -> torch.dtype:
+    """float32 for everything that may train; a base below an adapter, on a GPU under autocast, rests in bfloat16."""
+    amp = options.autocast == "bf16" or (options.autocast == "auto" and device.type == "cuda")
+    return torch.bfloat16 if amp and device.type == "cuda" and options.adapter.kind == "lora" else torch.float32
+
+
+def evaluate(policy: FlowPolicy, records: list[Record], config: Config) -> dict[str, float]:
+    """Reward, judge and diversity of held-out prompts."""
+    from image_gen.flow.evaluate import evaluate as run
+
+    return run(policy, records, config)
+
+
+def first_look(policy: FlowPolicy, records: list[Record], config: Config) -> tuple[dict[str, float], list[str]]:
+    """The same, with a line for each thing that such an evaluation cannot tell."""
+    from image_gen.flow.evaluate import first_look as run
+
+    return run(policy, records, config)
+
+
+def builtin(name: str) -> list[Record]:
+    """Embedded prompts, e.g. digits:class."""
+    from image_gen.embedded.prompts import builtin as make
+
+    return make(name)
+
+
+def chance(records: list[Record], config: Config) -> dict[str, float]:
+    """The best constant picture's level of the judge, where it is known: the embedded tasks."""
+    from image_gen.embedded.prompts import chance as level
+
+    return level(records)
