@@ -26,6 +26,10 @@ from mmrl.core.groups import as_float
 from mmrl.errors import UserError, nearest
 
 
+#: A first level this close to 1 counts as 1.
+NEAR_ONE = 1e-3
+
+
 @dataclass(frozen=True)
 class Coefficients:
     """mean = state * x + velocity * v; float64, shaped like sigma. `diffusion` is sigma_t: std without sqrt(-dt)."""
@@ -52,14 +56,18 @@ def _diffuse(sigma: Tensor, dt: Tensor, diffusion: Tensor) -> Coefficients:
 
 @dataclass(frozen=True, kw_only=True)
 class Sde:
-    """Flow-GRPO: sigma_t = a sqrt(sigma / (1 - sigma)); where sigma is 1, s_1 stands in the DENOMINATOR only."""
+    """Flow-GRPO: sigma_t = a sqrt(sigma / (1 - sigma)); where sigma is 1, s_1 stands in the DENOMINATOR only.
+
+    A table may begin a little below 1 (Sana's at 0.9997): its first level counts as 1 too, the deviation would be huge.
+    """
 
     noise: float
     s_1: float
     plain_square: ClassVar[bool] = False
 
     def coefficients(self, *, sigma: Tensor, sigma_next: Tensor) -> Coefficients:
-        below_one = torch.where(sigma == 1, torch.full_like(sigma, self.s_1), sigma)
+        first = (sigma > 1 - NEAR_ONE) & (sigma > self.s_1)
+        below_one = torch.where(first, torch.full_like(sigma, self.s_1), sigma)
         return _diffuse(sigma, sigma_next - sigma, self.noise * (sigma / (1 - below_one)).sqrt())
 
 

@@ -9,15 +9,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+
+from mmrl.errors import UserError
 
 #: What the network is told about one prompt: tensors without a batch axis, on the CPU, in the dtype of the transformer.
 Condition = dict[str, Tensor]
 #: Conditions of N images, stacked (and padded with a mask where lengths differ), on the device of the transformer.
 Batch = dict[str, Tensor]
+
+
+def levels(sigma: float | Tensor, x_n: Tensor) -> Tensor:
+    """A level for each row, [N], in the dtype and on the device of the states."""
+    return torch.as_tensor(sigma, dtype=x_n.dtype, device=x_n.device).expand(len(x_n))
 
 
 class ImageModel(ABC):
@@ -27,7 +34,7 @@ class ImageModel(ABC):
                takes the guidance scale as an input (FLUX) and one forward is enough.
     """
 
-    guidance: ClassVar[Literal["classifier_free", "embedded"]] = "classifier_free"
+    guidance: Literal["classifier_free", "embedded"] = "classifier_free"
     #: Names of the linear layers that LoRA adapts unless told otherwise (peft target suffixes).
     lora_targets: ClassVar[tuple[str, ...]] = ()
     transformer: torch.nn.Module
@@ -65,14 +72,28 @@ class ImageModel(ABC):
 
     @abstractmethod
     def velocity(
-        self, x_n: Tensor, sigma: float, batch: Mapping[str, Tensor], *, height: int, width: int, scale: float | None
+        self,
+        x_n: Tensor,
+        sigma: float | Tensor,
+        batch: Mapping[str, Tensor],
+        *,
+        height: int,
+        width: int,
+        scale: float | None,
     ) -> Tensor:
-        """One forward of the transformer; same shape as x_n. `scale`: the guidance scale for guidance `embedded`, None
-        otherwise. Gradient to the transformer's trainable parameters."""
+        """One forward of the transformer; same shape as x_n. Gradient to the transformer's trainable parameters.
+
+        sigma: one level, or one a row [N] (`levels` makes both the same). scale: the guidance scale for guidance
+        `embedded`, None otherwise."""
+
+    def from_picture(self, picture: Any, *, height: int, width: int) -> Tensor:
+        """The latent of a picture (PIL, a file, or a tensor [3, H, W] in [0, 1]) of that size, on the CPU: what
+        imitation starts from."""
+        raise UserError(f"recipe sft: {type(self).__name__} cannot turn pictures into latents; use another recipe")
 
     @abstractmethod
     def decode(self, x_n: Tensor, *, height: int, width: int) -> Tensor:
-        """Latents to pictures, float32 [N, 3, height, width] in [0, 1] (clipped), without gradient. The caller slices."""
+        """Latents to pictures, float32 [N, 3, height, width] in [0, 1] (clipped), no gradient. The caller slices."""
 
     # weights
 

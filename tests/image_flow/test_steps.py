@@ -301,3 +301,15 @@ def test_bad_input() -> None:
     step = steps.transition(rule=rule("sde", 0.7), x_n=x, v_n=v, sigma=0.8, sigma_next=0.6)
     with pytest.raises(ValueError, match="next state must have shape"):
         steps.log_prob(step=step, x_next_n=x[:1])
+
+
+def test_a_table_that_begins_a_little_below_1_has_a_usual_first_deviation() -> None:
+    exact = make_rule(name="sde", noise=0.7, sigmas=torch.tensor([1.0, 0.9852, 0.5, 0.0]))
+    near = make_rule(name="sde", noise=0.7, sigmas=torch.tensor([0.99967, 0.9852, 0.5, 0.0]))
+    after = torch.tensor(0.9852, dtype=torch.float64)
+    a = exact.coefficients(sigma=torch.tensor(1.0, dtype=torch.float64), sigma_next=after)
+    b = near.coefficients(sigma=torch.tensor(0.99967, dtype=torch.float64), sigma_next=after)
+    assert float(b.std) == pytest.approx(float(a.std), rel=0.02)
+    late = make_rule(name="sde", noise=0.7, sigmas=torch.tensor([0.8, 0.6, 0.0]))  # no table near 1: nothing replaced
+    one = late.coefficients(sigma=torch.tensor(0.8, dtype=torch.float64), sigma_next=torch.tensor(0.6).double())
+    assert float(one.diffusion) == pytest.approx(1.4)
