@@ -106,5 +106,5 @@ class ImageModel(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, max_shard_size: str = "10GB") -> None:
         """The whole model as the folder it was loaded from would be (`save_pretrained` of the pipeline)."""

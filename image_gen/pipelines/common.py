@@ -219,7 +219,7 @@ class DiffusersModel(ImageModel):
     def load_lora(self, path: Path) -> None:
         lora.load(self.transformer, self.pipe, path)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, max_shard_size: str = "10GB") -> None:
         """The transformer by its `save_pretrained`, everything else copied from the folder it was loaded from: text
         encoders may have been freed, and their files stay as they were published. Refused with an adapter attached:
         `save_lora` it, or `lora.merge` it first."""
@@ -227,7 +227,7 @@ class DiffusersModel(ImageModel):
             raise ValueError("a LoRA is attached: save_lora stores it alone, lora.merge makes it part of the weights")
         path.mkdir(parents=True, exist_ok=True)
         with quiet():
-            self.transformer.save_pretrained(path / "transformer")
+            self.transformer.save_pretrained(path / "transformer", max_shard_size=max_shard_size)
         shutil.copyfile(self.source / "model_index.json", path / "model_index.json")
         for name in self.pipe.components:
             if name != "transformer" and (self.source / name).is_dir():

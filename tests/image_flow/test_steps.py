@@ -304,12 +304,14 @@ def test_bad_input() -> None:
 
 
 def test_a_table_that_begins_a_little_below_1_has_a_usual_first_deviation() -> None:
-    exact = make_rule(name="sde", noise=0.7, sigmas=torch.tensor([1.0, 0.9852, 0.5, 0.0]))
-    near = make_rule(name="sde", noise=0.7, sigmas=torch.tensor([0.99967, 0.9852, 0.5, 0.0]))
+    exact = steps.make_rule(name="sde", noise=0.7, sigmas=torch.tensor([1.0, 0.9852, 0.5, 0.0]))
+    near = steps.make_rule(name="sde", noise=0.7, sigmas=torch.tensor([0.99967, 0.9852, 0.5, 0.0]))
     after = torch.tensor(0.9852, dtype=torch.float64)
     a = exact.coefficients(sigma=torch.tensor(1.0, dtype=torch.float64), sigma_next=after)
     b = near.coefficients(sigma=torch.tensor(0.99967, dtype=torch.float64), sigma_next=after)
     assert float(b.std) == pytest.approx(float(a.std), rel=0.02)
-    late = make_rule(name="sde", noise=0.7, sigmas=torch.tensor([0.8, 0.6, 0.0]))  # no table near 1: nothing replaced
+    late = steps.make_rule(
+        name="sde", noise=0.7, sigmas=torch.tensor([0.8, 0.6, 0.0])
+    )  # no table near 1: nothing replaced
     one = late.coefficients(sigma=torch.tensor(0.8, dtype=torch.float64), sigma_next=torch.tensor(0.6).double())
     assert float(one.diffusion) == pytest.approx(1.4)

@@ -91,7 +91,9 @@ def whole(policy: FlowPolicy, objective: Objective, rollouts: Rollouts, table: T
     coef, counts = objective.coefficients(table)
     loss = objective.terms(table.updated(raws), coef, counts).loss()
     loss.backward()
-    return float(loss.detach()), torch.cat([p.grad.flatten() for p in policy.parameters_of("steps") if p.grad is not None])
+    return float(loss.detach()), torch.cat(
+        [p.grad.flatten() for p in policy.parameters_of("steps") if p.grad is not None]
+    )
 
 
 @pytest.mark.parametrize("slug", SLUGS)
