@@ -50,6 +50,13 @@ class Data(Section):
     eval_records: int | None = Field(None, ge=1, description="evaluate on the first n records only")
 
 
+class PromptStatistics(Section):
+    """Rewards of each prompt that are remembered over steps, for recipes that ask (advantage `tracked`)."""
+
+    buffer: int = Field(32, ge=1, description="newest rewards kept of each prompt")
+    min_count: int = Field(16, ge=1, description="with fewer, the step's whole batch stands in; at most buffer")
+
+
 class Train(Section):
     steps: int = Field(100, ge=0)
     max_seconds: float | None = Field(
@@ -68,6 +75,7 @@ class Train(Section):
     two_pass: Literal["auto", "always"] = "auto"
     ratio_tolerance: float = Field(1e-3, gt=0, description="first-update check: largest |ratio - 1| without a warning")
     max_bad_steps: int = Field(5, ge=1, description="non-finite steps in a row before the run stops")
+    prompt_statistics: PromptStatistics = Field(default_factory=PromptStatistics)
     control: Literal["none", "shuffled"] = Field("none", description="shuffled: rewards permuted inside each group")
 
 

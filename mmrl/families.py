@@ -30,6 +30,12 @@ class Family:
 
 FAMILIES = {
     "vlm": Family("vlm", config="mmrl.vlm.config", entry="mmrl.vlm.family"),
+    "flow": Family(
+        "flow",
+        config="image_gen.flow.config",
+        entry="image_gen.flow.family",
+        extra_stages=("image_gen.flow.stages", "image_gen.rewards.catalogue", "image_gen.embedded.rewards"),
+    ),
 }
 
 

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from mmrl.config import Section
 from mmrl.data.rows import Require
 
-#: What a training record must have: a prompt is enough, rewards read the rest of it.
+#: What a record must have: a prompt is enough, rewards read the rest of it; one to imitate has a picture.
 REQUIRE: Require = "prompt"
+DEMONSTRATION: Require = "prompt"
 
 
 class Adapter(Section):

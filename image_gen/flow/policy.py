@@ -44,7 +44,7 @@ class FlowPolicy(Policy):
 
     unit = "element-mean"
     channels = (CHANNEL,)
-    provides = frozenset({"logp_nt", "kl_nt", "mean_gap_nt", "supervised_nt"})
+    provides = frozenset({"logp_nt", "kl_nt", "mean_gap_nt", "supervised_nt", "dt_nt", "sigma_nt", "scored_nt"})
     keys = frozenset({"prompt", "record", "task"})
     dense = True
 

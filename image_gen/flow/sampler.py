@@ -49,10 +49,10 @@ class Denoised:
 
 
 def scored_steps(*, window: Window, every: int = 1) -> tuple[int, ...]:
-    """The steps whose projections get a reward: from the first stochastic one on every n-th, and the last. A
+    """The steps whose projections get a reward: the first stochastic one, then every n-th, and the last. A
     projection is of the state AFTER its step."""
     last = window.steps - 1
-    return tuple(s for s in range(window.start, window.steps) if (last - s) % every == 0)
+    return tuple(s for s in range(window.start, window.steps) if s == window.start or (last - s) % every == 0)
 
 
 def denoise(

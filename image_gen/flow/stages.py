@@ -101,7 +101,7 @@ def vgpo(
     _check(skip_first, omega_clip, steps=mask.shape[1])
     began = (scored | mask).any(0).nonzero()[:, 0]
     if not scored.any():
-        raise UserError("advantage vgpo: no step of these rollouts was scored; it needs a sampler that scores projections")
+        raise UserError("advantage vgpo: no step was scored; take a sampler that scores its projections")
     got = values.vgpo(
         reward_ns=torch.where(scored, reward_nt, torch.full_like(reward_nt, torch.nan)),
         key_n=keys[key],

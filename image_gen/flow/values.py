@@ -41,7 +41,7 @@ def project(*, x_next_n: Tensor, v_next_n: Tensor, sigma_next: Tensor | float) -
 
 
 def interpolated(*, value_ns: Tensor, known_s: Tensor) -> Tensor:
-    """Columns that are not known: on the line between the known ones around them, held constant outside. [N, S], detached.
+    """Unknown columns put on the line between the known ones around them; constant outside. [N, S], detached.
 
     Own extension, not of the paper: it lets a sampler score every n-th step only. known_s: bool [S], at least one True
     (else ValueError); what stands in the other columns is not read. Exact for rewards that are linear in the step.
@@ -220,14 +220,13 @@ def vgpo(
     """Rewards of all projections [N, S] and group keys [N] to the dual advantage. Detached.
 
     reward_shift: a constant taken off every reward first (the smallest reward so far), for rewards that may be
-    negative. start: the first stochastic step. scored_s: see `trusted_rewards`. Reduces to: Flow-GRPO's advantage at every step with k 0, gamma 1 and a
-    reward at the last step only. RECONSTRUCTION: see `combine`, `temporal_weight`, `absolute_part`, `discounted`.
+    negative. start: the first stochastic step. scored_s: see `trusted_rewards`. Reduces to: Flow-GRPO's advantage at
+    every step with k 0, gamma 1 and a reward at the last step only. RECONSTRUCTION: see `combine`, `temporal_weight`,
+    `absolute_part`, `discounted`.
     """
     if len(key_n) != len(reward_ns):
         raise ValueError(f"one key a row: {len(reward_ns)} rows, {len(key_n)} keys")
-    reward_ns, valid_n = trusted_rewards(
-        reward_ns=reward_ns, start=start, skip_first=skip_first, scored_s=scored_s
-    )
+    reward_ns, valid_n = trusted_rewards(reward_ns=reward_ns, start=start, skip_first=skip_first, scored_s=scored_s)
     counted_ns = valid_n[:, None] & (torch.arange(reward_ns.shape[1], device=reward_ns.device) >= start)
     unguarded = omega_clip is None and reward_shift is None and bool((reward_ns < 0).any())
     reward_ns = torch.where(counted_ns, reward_ns - (reward_shift or 0.0), torch.zeros_like(reward_ns))

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 PASSES = ("sampler", "old", "ref")
 
+#: What every policy's rollouts carry; all else that a policy gives it names in `provides`.
+COMMON = frozenset({"mask_nt", "length_n", "limit_n", "finished_n"})
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -26,18 +29,23 @@ _ROWS = [
     # rewards and keys: known once the rollouts are scored
     ("reward_n", "n", False, "rewards", "weighted sum of the components; NaN = no reward applies to the row"),
     ("reward_nk", "nk", False, "rewards", "reward components; NaN = the component does not apply"),
-    ("reward_ntk", "ntk", False, "rewards", "dense reward components, one per decision"),
+    ("reward_ntk", "ntk", False, "rewards", "reward components of single decisions; NaN = not scored or no reward"),
     ("weight_k", "k", False, "rewards", "weight of each component in reward_n"),
     ("mask_nt", "nt", False, "policy", "decisions that enter the loss"),
     ("length_n", "n", False, "policy", "decisions taken, end included"),
     ("limit_n", "n", False, "policy", "most decisions the sampler would have taken"),
     ("finished_n", "n", False, "policy", "the row ended by itself"),
-    ("dt_t", "t", False, "policy", "step width of each decision (flow)"),
+    ("dt_nt", "nt", False, "policy", "step width of each denoising step, negative"),
+    ("sigma_nt", "nt", False, "policy", "diffusion coefficient sigma_t of each denoising step, without sqrt(-dt)"),
+    ("scored_nt", "nt", False, "policy", "decisions whose own output was scored (reward_ntk)"),
+    ("prompt_mean_n", "n", False, "tracker", "running mean of the rewards of the row's prompt, over steps of training"),
+    ("prompt_std_n", "n", False, "tracker", "their running deviation"),
     ("part_n", "n", False, "trainer", "which micro-batch the row belongs to"),
     # the policy's passes
     ("logp_nt", "nt", True, "policy", "log-probability of each decision"),
     ("entropy_nt", "nt", True, "policy", "entropy of each decision's distribution, nats"),
     ("kl_nt", "nt", True, "policy", "closed-form KL to the reference, where a family has one"),
+    ("mean_gap_nt", "nt", True, "policy", "mean over elements of (mean now - mean while sampling)^2, of Gaussians"),
     ("supervised_nt", "nt", True, "policy", "the family's own supervised loss, per decision"),
     # results of stages
     ("adv_n", "n", False, "advantage", "advantage of each row"),

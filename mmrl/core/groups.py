@@ -189,7 +189,7 @@ def flat_rows(*, reward_nk: Tensor, weight_k: Tensor, key_n: Tensor) -> Tensor:
 
 
 def total_reward(*, reward_nk: Tensor, weight_k: Tensor) -> Tensor:
-    """Weighted sum over the components that apply; NaN where none does. [N]"""
+    """Weighted sum over the components that apply; NaN where none does. [N,K] -> [N], or [N,T,K] -> [N,T]."""
     applies = torch.isfinite(reward_nk)
-    total = (torch.where(applies, reward_nk, torch.zeros_like(reward_nk)) * weight_k).sum(1)
-    return torch.where(applies.any(1), total, torch.full_like(total, torch.nan))
+    total = (torch.where(applies, reward_nk, torch.zeros_like(reward_nk)) * weight_k).sum(-1)
+    return torch.where(applies.any(-1), total, torch.full_like(total, torch.nan))

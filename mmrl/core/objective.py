@@ -21,6 +21,9 @@ from mmrl.core.registry import SCOPES, Bound, bind
 from mmrl.core.table import Table
 from mmrl.errors import UserError
 
+#: An advantage that returns a dict may name numbers of the batch like this: they go to the log, not to other stages.
+LOGGED = "log/"
+
 
 @dataclass(frozen=True)
 class Term:
@@ -68,10 +71,12 @@ class Objective:
         provides: frozenset[str],
         keys: frozenset[str] | None = None,
         segments: frozenset[str] | None = None,
+        dense: bool = False,
     ) -> None:
-        """keys, segments: the names that rollouts will carry; None leaves them unchecked."""
+        """keys, segments: the names that rollouts will carry; None leaves them unchecked. dense: the policy can show
+        the output of every decision, so that decisions can have rewards of their own."""
         spec: ChannelSpec = recipe.channel(channel)
-        self.recipe, self.unit, self.provides = recipe, unit, provides
+        self.recipe, self.unit, self.provides, self.dense = recipe, unit, provides, dense
         self.shape = [bind("shape", s) for s in recipe.shape]
         self.advantage = bind("advantage", recipe.advantage)
         self.select = [bind("select", s) for s in recipe.select]
@@ -102,8 +107,14 @@ class Objective:
             check_options(bound, widths, where)
         offered = self.provides | REDUCERS.keys()
         for bound in self._all():
-            check_reachable(bound, self.provides, offered, fresh=self.recipe.experience == "fresh", where=where)
+            fresh = self.recipe.experience == "fresh"
+            check_reachable(bound, self.provides, offered, fresh=fresh, dense=self.dense, where=where)
             check_names(bound, keys, segments, where)
+        if self.shape and "reward_n" not in self.advantage.needs():
+            raise UserError(
+                f"{where}: advantage {self.advantage.stage.name!r} does not read the reward of the row, so `shape` "
+                "would be ignored; remove it"
+            )
 
     def _all(self) -> list[Bound]:
         early = [*self.shape, self.advantage, *self.select, *self.weight, *([self.bounds] if self.bounds else [])]
@@ -112,6 +123,19 @@ class Objective:
     @property
     def signal_without_variance(self) -> bool:
         return self.advantage.stage.signal_without_variance
+
+    @property
+    def needs_dense(self) -> bool:
+        """Some stage reads rewards of single decisions."""
+        return self._asks("reward_ntk")
+
+    @property
+    def needs_tracker(self) -> bool:
+        """Some stage reads the running statistics of each prompt."""
+        return self._asks("prompt_mean_n") or self._asks("prompt_std_n")
+
+    def _asks(self, channel: str) -> bool:
+        return any(channel in bound.needs(self.provides) for bound in self._all())
 
     @property
     def has_absolute_terms(self) -> bool:
@@ -160,7 +184,8 @@ class Objective:
     def prepare(self, table: Table) -> Table:
         """Shape, advantage, select on the FULL table of a batch. Adds reward_n (shaped), adv_nt, keep_n. All detached.
 
-        Decisions whose old log-prob is not finite leave the mask, and so every count.
+        Decisions whose old log-prob is not finite leave the mask, and so every count. An advantage may return more than
+        `adv_nt`: tables for later stages, and numbers of the whole batch for the log, named `log/...` (see `told`).
         """
         with torch.no_grad():
             for bound in self.shape:
@@ -180,6 +205,11 @@ class Objective:
             for bound in self.select:
                 keep &= bound(table)
             return table.updated({"keep_n": keep})
+
+    @staticmethod
+    def told(table: Table) -> dict[str, float]:
+        """What the advantage says of a prepared table as a whole, for the log."""
+        return {k.removeprefix(LOGGED): float(v) for k, v in table.channels.items() if k.startswith(LOGGED)}
 
     def widths_and_weights(self, table: Table) -> Table:
         """Bounds and those weights that need no current pass, on the full table of an update."""

@@ -40,7 +40,7 @@ def probe_table(names: tuple[str, ...]) -> Table:
         if not axes:
             continue
         shape = [sizes[a] for a in axes]
-        if name in ("mask_nt", "keep_n", "finished_n"):
+        if name in ("mask_nt", "scored_nt", "keep_n", "finished_n"):
             channels[name] = torch.ones(shape, dtype=torch.bool)
         elif name in ("length_n", "limit_n", "part_n"):
             channels[name] = torch.ones(shape, dtype=torch.long)

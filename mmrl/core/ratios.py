@@ -24,9 +24,17 @@ def masked_difference(logp_nt: Tensor, old_logp_nt: Tensor, mask_nt: Tensor) -> 
     return torch.where(use, torch.where(use, logp_nt, zero) - torch.where(use, old_logp_nt, zero).to(logp_nt), zero)
 
 
-def factor(adv_nt: Tensor, mask_nt: Tensor) -> Tensor:
-    """An advantage as a gate may use it: detached, 0 where masked, so that a masked NaN is never multiplied. [N,T]"""
-    return torch.where(mask_nt.bool(), adv_nt.detach(), torch.zeros_like(adv_nt))
+def factor(adv_nt: Tensor, mask_nt: Tensor, *, adv_clip: float | None = None) -> Tensor:
+    """An advantage as a gate may use it: detached, 0 where masked, so that a masked NaN is never multiplied. [N,T]
+
+    adv_clip: it stays within -adv_clip .. adv_clip. Raises ValueError for a limit that is not above 0.
+    """
+    adv_nt = torch.where(mask_nt.bool(), adv_nt.detach(), torch.zeros_like(adv_nt))
+    if adv_clip is None:
+        return adv_nt
+    if not adv_clip > 0:
+        raise ValueError(f"adv_clip must be above 0, got {adv_clip}")
+    return adv_nt.clamp(-adv_clip, adv_clip)
 
 
 def limit(value: Tensor | float, like: Tensor) -> Tensor:
@@ -34,11 +42,14 @@ def limit(value: Tensor | float, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
 
 
+def row_sum(x_nt: Tensor, mask_nt: Tensor) -> Tensor:
+    """Sum over the valid decisions of each row. [N]"""
+    return torch.where(mask_nt.bool(), x_nt, torch.zeros_like(x_nt)).sum(1)
+
+
 def row_mean(x_nt: Tensor, mask_nt: Tensor) -> Tensor:
     """Mean over the valid decisions of each row; 0 for an empty row. [N]"""
-    mask = mask_nt.bool()
-    total = torch.where(mask, x_nt, torch.zeros_like(x_nt)).sum(1)
-    return total / mask.sum(1).clamp(min=1).to(x_nt.dtype)
+    return row_sum(x_nt, mask_nt) / mask_nt.bool().sum(1).clamp(min=1).to(x_nt.dtype)
 
 
 def segment_mean(x_nt: Tensor, mask_nt: Tensor, segment_nt: Tensor) -> Tensor:
@@ -51,17 +62,19 @@ def segment_mean(x_nt: Tensor, mask_nt: Tensor, segment_nt: Tensor) -> Tensor:
 
 
 def at_level(diff_nt: Tensor, mask_nt: Tensor, level: str, segments: dict[str, Tensor] | None = None) -> Tensor:
-    """`decision` | `segment:<name>` | `row`: the log-ratio each decision is judged by (geometric mean). [N,T]"""
+    """The log-ratio each decision is judged by, [N,T]: its own (`decision`), the geometric mean over its segment
+    (`segment:<name>`) or its row (`row`), or the product over its row (`row-sum`: the log-ratios add up)."""
     if level == "decision":
         return diff_nt
-    if level == "row":
-        return row_mean(diff_nt, mask_nt)[:, None].expand_as(diff_nt)
+    if level in ("row", "row-sum"):
+        over_row = row_mean if level == "row" else row_sum
+        return over_row(diff_nt, mask_nt)[:, None].expand_as(diff_nt)
     kind, _, name = level.partition(":")
     if kind == "segment" and name:
         if not segments or name not in segments:
             raise ValueError(f"ratio level {level!r}: the rollouts carry no segment {name!r}")
         return segment_mean(diff_nt, mask_nt, segments[name])
-    raise ValueError(f"ratio level must be decision, row or segment:<name>, got {level!r}")
+    raise ValueError(f"ratio level must be decision, row, row-sum or segment:<name>, got {level!r}")
 
 
 def clamped(log_ratio: Tensor, low: float = -CLAMP, high: float = CLAMP) -> Tensor:

@@ -14,7 +14,7 @@ Spec = dict[str, Any]
 CHANNEL_KEYS = ("weight", "bounds", "gate", "penalties", "reduce", "optimiser")
 TOP_KEYS = (
     *("title", "paper", "source", "reconstruction", "notes", "group", "experience"),
-    *("shape", "advantage", "select", "channels", "phases", "units", "update", "dynamic_sampling"),
+    *("shape", "advantage", "select", "channels", "phases", "units", "update", "dynamic_sampling", "sampling"),
 )
 DEFAULT_CHANNEL = "default"
 
@@ -33,7 +33,8 @@ class ChannelSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One method. `group`: relative (advantages compare rows of a group) or none. `experience`: fresh or records."""
+    """One method. `group`: relative (advantages compare rows of a group) or none. `experience`: fresh or records.
+    `sampling`: what stands below the run's own section of that name; the family checks it."""
 
     slug: str
     title: str
@@ -52,6 +53,7 @@ class Recipe:
     epochs: int = 1
     minibatches: int = 1
     dynamic_sampling: bool = False
+    sampling: Spec = field(default_factory=dict)
 
     def channel(self, name: str) -> ChannelSpec:
         found = self.channels.get(name, self.channels.get(DEFAULT_CHANNEL))
@@ -128,6 +130,8 @@ def parse(
         for dotted, value in units[unit].items():
             override(tree, dotted, value, where=f"{where}.units.{unit}")
     for dotted, value in (options or {}).items():
+        if dotted.partition(".")[0] == "sampling":
+            raise UserError(f"{where}: option {dotted!r} names no stage; set {dotted} in the run itself")
         override(tree, dotted, value, where=where)
     if "advantage" not in tree:
         raise UserError(f"{where}: needs `advantage`")
@@ -144,6 +148,8 @@ def parse(
             raise UserError(f"{where}.update: unknown key {key!r}{nearest(key, ('epochs', 'minibatches'))}")
         if isinstance(update[key], bool) or not isinstance(update[key], int) or update[key] < 1:
             raise UserError(f"{where}.update.{key}: must be a whole number of at least 1, got {update[key]!r}")
+    if not isinstance(tree.get("sampling") or {}, Mapping):
+        raise UserError(f"{where}.sampling: expected a mapping of sampling settings, got {tree['sampling']!r}")
     for key, valid in (("group", ("relative", "none")), ("experience", ("fresh", "records"))):
         if tree.get(key, valid[0]) not in valid:
             raise UserError(f"{where}.{key}: {tree[key]!r} is not one of {', '.join(valid)}")
@@ -165,6 +171,7 @@ def parse(
         epochs=int(update.get("epochs", 1)),
         minibatches=int(update.get("minibatches", 1)),
         dynamic_sampling=bool(tree.get("dynamic_sampling", False)),
+        sampling=dict(tree.get("sampling") or {}),
     )
 
 

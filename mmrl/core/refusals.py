@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mmrl.core.channels import CHANNELS, split_pass
+from mmrl.core.channels import CHANNELS, COMMON, split_pass
 from mmrl.core.probe import probe
 from mmrl.core.registry import Bound
 from mmrl.core.table import Table
@@ -67,16 +67,17 @@ def clip_widths(bounds: Bound | None, gate: Bound, unit: str, where: str) -> dic
 
 
 def check_reachable(
-    bound: Bound, provides: frozenset[str], offered: frozenset[str], *, fresh: bool, where: str
+    bound: Bound, provides: frozenset[str], offered: frozenset[str], *, fresh: bool, dense: bool, where: str
 ) -> None:
-    """Every channel a stage needs must come from somewhere. `offered`: what policy and reducers can evaluate."""
+    """Every channel a stage needs must come from somewhere. `offered`: what policy and reducers can evaluate. `dense`:
+    the policy has outputs of single decisions, so there can be rewards of single decisions."""
     stage = bound.stage
     for name in sorted(bound.needs(provides)):
         prefix, base = split_pass(name)
-        by_policy = prefix in ("old", "ref") or CHANNELS[base].grad or CHANNELS[base].axes == "t"
+        by_policy = prefix in ("old", "ref") or base not in COMMON
         if prefix == "sampler" and not (fresh and base == "logp_nt"):
             raise UserError(f"{where}: {stage.kind} {stage.name!r} needs {name}, but nothing here is sampled")
-        if base == "reward_ntk":
+        if base == "reward_ntk" and not dense:
             raise UserError(
                 f"{where}: {stage.kind} {stage.name!r} needs a reward per decision; rewards are per rollout"
             )

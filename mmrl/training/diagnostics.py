@@ -23,6 +23,7 @@ from mmrl.training.signs import (
 
 DISTINCT_LOW = 0.1  # share of different outputs in a step
 DISTINCT_FALL = 3.0  # the share at the start over the share now
+SPREAD_FALL = 2.0  # deviation of the pixels of a prompt's pictures, at the start over now
 TRUNCATED_HIGH = 0.5  # share of samples cut at the length limit
 FLAT_HIGH = 0.9  # share of groups without reward variance
 ENTROPY_LOW = 0.01  # nats per decision
@@ -86,6 +87,23 @@ RULES: tuple[Rule, ...] = (
         "answers of a prompt are more varied again ({value:.0%} differ)",
         "natural when the reward is near its best; otherwise raise sampling.temperature or lower optimiser.lr",
         DIVERSITY_WINDOW,
+    ),
+    Rule(
+        "spread",
+        "spread",
+        shrunk(SPREAD_FALL, window=DIVERSITY_WINDOW),
+        "pictures of a prompt have become alike (deviation of a pixel {value:.2g}, {start:.2g} at the start)",
+        "pictures of a prompt are more varied again (deviation of a pixel {value:.2g})",
+        "end earlier, add or raise the KL term, narrow the clip, or add a second reward; compare held-out diversity",
+        DIVERSITY_WINDOW,
+    ),
+    Rule(
+        "unguarded",
+        "unguarded_rewards",
+        above(0.0),
+        "{value:.0%} of the rewards are negative, and the temporal weight of this recipe takes ratios of them",
+        "rewards are no longer negative",
+        "set recipe_options advantage.omega_clip to [0.2, 5], or advantage.reward_shift to the smallest reward",
     ),
     Rule(
         "truncated",

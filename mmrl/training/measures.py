@@ -32,6 +32,8 @@ def of_rewards(scored: Scored, channel: str) -> dict[str, Any]:
         "distinct": len({(int(p), _same(o)) for p, o in zip(prompts, rollouts.outputs, strict=True)}) / len(rollouts),
         "decisions": int(rollouts.tables[channel]["mask_nt"].sum()),
     }
+    if isinstance(rollouts.outputs[0], torch.Tensor):
+        out["spread"] = _spread(rollouts.outputs, prompts)
     for k, name in enumerate(scored.names):
         column = scored.reward_nk[:, k]
         column = column[torch.isfinite(column)]
@@ -44,6 +46,13 @@ def of_rewards(scored: Scored, channel: str) -> dict[str, Any]:
 def _same(output: Any) -> str | bytes:
     """Equal for equal outputs: text as it is, a picture by its values."""
     return output.numpy().tobytes() if isinstance(output, torch.Tensor) else str(output)
+
+
+def _spread(pictures: Sequence[torch.Tensor], prompt_n: torch.Tensor) -> float:
+    """Deviation of each pixel over the pictures of a prompt, averaged over pixels and prompts."""
+    groups = [(prompt_n == prompt).nonzero()[:, 0].tolist() for prompt in torch.unique(prompt_n)]
+    each = [torch.stack([pictures[i] for i in rows]).std(0, correction=0).mean() for rows in groups]
+    return float(torch.stack(each).mean())
 
 
 def sampler_gap(update: Update, table: Table) -> tuple[float, float] | None:

@@ -30,6 +30,7 @@ def objectives(
             provides=policy.provides,
             keys=policy.keys | selector.keys,
             segments=policy.segments,
+            dense=policy.dense,
         )
         for channel in channels_of(recipe, policy)
     }

@@ -20,7 +20,7 @@ class PromptStatistics:
     """The last `buffer` rewards of every prompt. State of the run: it belongs into checkpoints.
 
     buffer      rewards kept per prompt; older ones leave. ddpo-pytorch: 16.
-    min_count   with fewer rewards of a prompt than this, the step's whole batch stands in, as in ddpo-pytorch. 16 there.
+    min_count   with fewer rewards of a prompt than this the step's whole batch stands in. 16 there as well.
     """
 
     def __init__(self, buffer: int = 32, min_count: int = 16) -> None:
@@ -30,8 +30,8 @@ class PromptStatistics:
         self._rewards: dict[str, deque[float]] = {}
 
     def update(self, ids: Sequence[str], reward_n: Tensor) -> tuple[Tensor, Tensor]:
-        """Take in a step's rewards [N] of the prompts `ids`, then (mean_n, std_n) for each row: float64 [N] each, on the
-        device of the rewards, deviation of the population (ddof 0).
+        """Take in a step's rewards [N] of the prompts `ids`, then (mean_n, std_n) for each row: float64 [N] each, on
+        the device of the rewards, deviation of the population (ddof 0).
 
         The new rewards count in the statistics they are compared with. Rewards that are not finite are left out; where
         a batch has none at all, mean and deviation are 0. Give it the rewards of all ranks in one order, and every rank
@@ -66,8 +66,8 @@ class PromptStatistics:
         for name in ("buffer", "min_count"):
             if state[name] != getattr(self, name):
                 raise UserError(
-                    f"prompt statistics: the checkpoint has {name} {state[name]}, this run {getattr(self, name)}; resume "
-                    "with the same"
+                    f"prompt statistics: the checkpoint has {name} {state[name]}, this run {getattr(self, name)}; "
+                    "resume with the same"
                 )
         self._rewards = {
             str(one): deque((float(v) for v in values), maxlen=self.buffer) for one, values in state["rewards"].items()

@@ -91,9 +91,12 @@ def load_records(
     return out
 
 
-def needed(config: Config) -> Require:
-    """What a record must have to be rewarded: an answer, unless the family says otherwise."""
-    found: Require = getattr(families.config_module(config.family), "REQUIRE", "answer")
+def needed(config: Config, *, imitation: bool = False) -> Require:
+    """What a record must have to be rewarded (an answer) or imitated (a response), unless the family says otherwise."""
+    module = families.config_module(config.family)
+    found: Require = (
+        getattr(module, "DEMONSTRATION", "response") if imitation else getattr(module, "REQUIRE", "answer")
+    )
     return found
 
 
@@ -153,7 +156,7 @@ def _load(config: Config, tell: Tell) -> _Parts:
         optimiser_settings(config, recipe, channel)
         if own:
             tell(f"recipe {recipe.slug} sets for channel {channel}: " + ", ".join(f"{k}={v}" for k, v in own.items()))
-    require: Require = "response" if recipe.experience == "records" else needed(config)
+    require = needed(config, imitation=recipe.experience == "records")
     skipped: list[str] = []
     train = load_records(config, "train", require=require, tell=tell, skipped=skipped)
     held_out = load_records(config, "eval", tell=tell, skipped=skipped)

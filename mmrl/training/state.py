@@ -15,6 +15,7 @@ from mmrl.training import measures, random_states
 from mmrl.training.diagnostics import Diagnostics
 from mmrl.training.optim import ChannelOptimiser, WeightAverage
 from mmrl.training.policy import Policy
+from mmrl.training.prompt_statistics import PromptStatistics
 from mmrl.training.sharding import put, to_save
 
 Cursor = tuple[dict[str, Tensor], dict[str, Any]]  # random states, plain values
@@ -46,6 +47,7 @@ class Resumable:
     scorer: Scorer
     counters: Counters
     diagnostics: Diagnostics
+    statistics: PromptStatistics | None
     optimisers: dict[str, ChannelOptimiser]
     averages: dict[str, WeightAverage]
 
@@ -64,6 +66,7 @@ class Resumable:
             "selector": self.selector.state_dict(),
             "scorer": self.scorer.state_dict(),
             "diagnostics": self.diagnostics.state_dict(),
+            "statistics": None if self.statistics is None else self.statistics.state_dict(),
             "averages": {c: a.updates for c, a in self.averages.items()},
             "random": random_states.plain(),
         }
@@ -96,6 +99,8 @@ class Resumable:
         self.selector.load_state_dict(plain["selector"])
         self.scorer.load_state_dict(plain["scorer"])
         self.diagnostics.load_state_dict(plain["diagnostics"])
+        if self.statistics is not None and plain.get("statistics") is not None:
+            self.statistics.load_state_dict(plain["statistics"])
         for channel, optimiser in self.optimisers.items():
             optimiser.load_state_dict(under(f"optimiser/{channel}/"), plain["optimisers"][channel])
         for channel, average in self.averages.items():

@@ -32,6 +32,7 @@ from mmrl.training.exchange import gather_scored
 from mmrl.training.objectives import channels_of, objectives, optimiser_settings
 from mmrl.training.optim import ChannelOptimiser, WeightAverage
 from mmrl.training.policy import Policy
+from mmrl.training.prompt_statistics import PromptStatistics
 from mmrl.training.rollouts import Rollouts
 from mmrl.training.state import Counters, Resumable
 from mmrl.training.team import ALONE, Team
@@ -72,6 +73,9 @@ class Trainer(Resumable):
             c: WeightAverage(policy.parameters_of(c), config.ema) for c in self.channels if config.ema.enabled
         }
         self.diagnostics = Diagnostics()
+        kept = config.train.prompt_statistics
+        tracked = any(o.needs_tracker for o in self.objectives.values())
+        self.statistics = PromptStatistics(kept.buffer, kept.min_count) if tracked else None
         self.counters = Counters()
         self.last: Scored | None = None  # the newest batch, for people to look at
         self._spare: Rollouts | None = None  # a row of this rank, to keep step with when an update leaves it without
@@ -268,7 +272,7 @@ class Trainer(Resumable):
         own = rollouts if self.team.size == 1 else rollouts.select(rollouts.mine)
         self.policy.prepare(own, n_updates)
         passes = self._passes(objective, rollouts, channel, n_updates)
-        table = objective.prepare(table_of(scored, channel).updated(passes[0]))
+        table = objective.prepare(table_of(scored, channel).updated(passes[0] | self._statistics_of(scored)))
         silent = scored.flat_n() & self._shaped_alike(table)
         if not objective.signal_without_variance:  # zero variance silences the relative term, whatever the method
             quiet = torch.where(silent[:, None], torch.zeros_like(table["adv_nt"]), table["adv_nt"])
@@ -288,7 +292,14 @@ class Trainer(Resumable):
             lambda: update.evaluate(self.policy, rollouts, {"logp_nt"}, channel=channel, team=self.team)["logp_nt"]
         )
         self.policy.release(own)
-        return log.values(self.optimisers[channel].last_lr, self.counters.skipped_updates)
+        return log.values(self.optimisers[channel].last_lr, self.counters.skipped_updates) | objective.told(table)
+
+    def _statistics_of(self, scored: Scored) -> dict[str, Tensor]:
+        """Mean and deviation of the rewards of each row's prompt, over steps, this one included; if asked for."""
+        if self.statistics is None:
+            return {}
+        mean_n, std_n = self.statistics.update([r.id for r in scored.rollouts.records], scored.reward_n)
+        return {"prompt_mean_n": mean_n, "prompt_std_n": std_n}
 
     @staticmethod
     def _shaped_alike(table: Table) -> Tensor:

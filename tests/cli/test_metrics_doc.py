@@ -28,6 +28,8 @@ PATIENCE = inspect.signature(ConstantWatch).parameters["patience"].default
         ("nearly deterministic", f"`entropy` below {diagnostics.ENTROPY_LOW:g}"),
         ("answers grow", f"{diagnostics.LENGTH_GROWTH:g} times the first length"),
         ("answers shrink", f"1/{diagnostics.LENGTH_FALL:g} of the first length"),
+        ("pictures become alike", f"`spread` below 1/{diagnostics.SPREAD_FALL:g} of the start"),
+        ("negative rewards, no guard", "`unguarded_rewards` above 0"),
         ("answers become alike", f"`distinct` below 1/{diagnostics.DISTINCT_FALL:g} of the start"),
         ("entropy falls", f"below 1/{diagnostics.ENTROPY_FALL:g} of the start"),
         ("entropy grows", f"{diagnostics.ENTROPY_GROWTH:g} times the start, taken as at least 0.1"),

@@ -33,6 +33,12 @@ _row("advantage", "raw")
 _row("advantage", "grpo", {}, {"ddof": 0}, {"eps": 1e-4, "singleton": "raw"})
 _row("advantage", "dr-grpo", {}, {"singleton": "raw"})
 _row("advantage", "batch-std", {}, {"ddof": 0, "eps": 1e-4})
+_row("advantage", "grpo-per-reward", {}, {"ddof": 0, "eps": 1e-4}, {"singleton": "raw"})
+_row("advantage", "tracked", {}, {"eps": 0.1})
+_row(
+    *("advantage", "vgpo", {}, {"gamma": 0.5, "k": 0.0}, {"n_abs": 2, "omega_level": "group"}, {"form": "inner"}),
+    *({"omega_clip": [0.2, 5.0]}, {"reward_shift": -1.0}, {"skip_first": 2, "eps": 0.1}),
+)
 _row("advantage", "rloo", {}, {"singleton": "raw"})
 _row("advantage", "reinforce-pp", {}, {"gamma": 0.9}, {"beta_kl": 0.1, "gamma": 0.95})
 _row("advantage", "reinforce-pp-baseline")
@@ -41,11 +47,14 @@ _row("weight", "tis", {}, {"cap": 1.1})
 _row("bounds", "constant", {}, {"low": None, "high": 5.0})
 _row("gate", "ppo-clip", {}, without=WIDTHS)
 _row("gate", "ppo-clip", {}, {"dual_clip": 1.2}, {"delta": 1.3}, {"level": "row"}, {"level": "segment:step"})
+_row("gate", "ppo-clip", {"adv_clip": 0.5}, {"level": "row-sum"})
 _row("gate", "gspo", {}, without=WIDTHS)
 _row("gate", "gspo", {}, {"dual_clip": 1.05}, {"form": "sequence"}, {"level": "segment:step"})
 _row("gate", "cispo", {}, without=WIDTHS)
 _row("gate", "cispo", {"bound": "cap"}, without=("eps_low_nt",), given={"eps_high_nt": 5.0})
-_row("gate", "cispo", {}, {"level": "row"}, {"level": "segment:step"})
+_row("gate", "cispo", {}, {"level": "row"}, {"level": "row-sum"}, {"level": "segment:step"})
+_row("gate", "grpo-guard", {}, without=WIDTHS)
+_row("gate", "grpo-guard", {}, {"adv_clip": 0.5}, {"reweight": False})
 _row("gate", "reinforce")
 _row("gate", "supervised")
 _row("penalty", "entropy")
@@ -72,6 +81,12 @@ EXEMPT: dict[tuple[str, str, str], str] = {
         "advantage",
         "reinforce-pp-baseline",
     ): "whitening shifts a flat group by the batch mean",
+    (
+        "equal_rewards_give_zero",
+        "advantage",
+        "tracked",
+    ): "compared with earlier rewards of the prompt, not with the group",
+    ("equal_rewards_give_zero", "advantage", "vgpo"): "the absolute term acts where a group's rewards do not differ",
     ("no_reward_no_influence", "advantage", "constant"): "imitation: every row counts, rewarded or not",
     ("on_policy_gradient", "gate", "supervised"): "a supervised loss has no ratio and no log-prob",
     ("clip_regions", "gate", "supervised"): "a supervised loss has no ratio and no log-prob",

@@ -112,7 +112,9 @@ MUTANTS = [
     ),
     Mutant("no clamp", ppo_clip.ppo_clip, "clamped(log_ratio).exp()", "log_ratio.exp()", PPO),
     Mutant("level ignored", ppo_clip.ppo_clip, "mask_nt, level, segments", "mask_nt, 'decision', segments", PPO),
-    Mutant("advantage not masked", ppo_clip.ppo_clip, "adv_nt = factor(adv_nt, mask_nt)", "pass", PPO),
+    Mutant(
+        "advantage not masked", ppo_clip.ppo_clip, "adv_nt = factor(adv_nt, mask_nt, adv_clip=adv_clip)", "pass", PPO
+    ),
     Mutant(
         "ratio upside down",
         ppo_clip.ppo_clip,
@@ -173,8 +175,18 @@ MUTANTS = [
     Mutant("old pass not detached", ratios.masked_difference, "old_logp_nt.detach()", "old_logp_nt", GATES),
     Mutant("advantage not detached", ratios.factor, "adv_nt.detach()", "adv_nt", GATES + PLAIN),
     Mutant("widths not detached", ratios.limit, ".detach()", "", PPO),
-    Mutant("sum instead of mean", ratios.row_mean, "total / mask.sum(1).clamp(min=1).to(x_nt.dtype)", "total", GSPO),
-    Mutant("mean over padding too", ratios.row_mean, "mask.sum(1).clamp(min=1).to(x_nt.dtype)", "mask.shape[1]", GSPO),
+    Mutant(
+        "sum instead of mean",
+        ratios.row_mean,
+        " / mask_nt.bool().sum(1).clamp(min=1).to(x_nt.dtype)",
+        "",
+        GSPO,
+    ),
+    Mutant("mean over padding too", ratios.row_mean, "mask_nt.bool().sum(1)", "torch.ones_like(mask_nt).sum(1)", GSPO),
+    Mutant("product taken as mean", ratios.at_level, 'row_mean if level == "row" else row_sum', "row_mean", PPO),
+    Mutant("mean taken as product", ratios.at_level, 'row_mean if level == "row" else row_sum', "row_sum", PPO),
+    Mutant("limit of the advantage ignored", ratios.factor, "adv_nt.clamp(-adv_clip, adv_clip)", "adv_nt", PPO),
+    Mutant("limit above only", ratios.factor, "clamp(-adv_clip, adv_clip)", "clamp(max=adv_clip)", PPO),
     Mutant("no clamp of an empty row", ratios.row_mean, ".clamp(min=1)", "", GSPO),
     Mutant("segments shared by rows", ratios.segment_mean, "row_nt * width + segment_nt", "segment_nt", PPO),
     Mutant("segments ignored", ratios.segment_mean, "row_nt * width + segment_nt", "row_nt", PPO),
@@ -458,7 +470,7 @@ MUTANTS = [
     Mutant(
         "no reward is a reward of 0",
         groups.total_reward,
-        "torch.where(applies.any(1), total, torch.full_like(total, torch.nan))",
+        "torch.where(applies.any(-1), total, torch.full_like(total, torch.nan))",
         "total",
         (),
         ("total_reward",),

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mmrl.core.objective import Objective, Outcome
 from mmrl.core.recipe import Recipe, parse
-from mmrl.core.registry import Bound
+from mmrl.core.registry import Bound, find
 from mmrl.core.table import Table
 
 PROVIDES = frozenset({"logp_nt", "entropy_nt", "supervised_nt"})
+FLOW = PROVIDES | {"mean_gap_nt", "dt_nt", "sigma_nt", "scored_nt"}
 PLURAL = {"penalty": "penalties"}
 
 
@@ -32,6 +33,8 @@ def recipe_with(case: Case) -> Recipe:
         data["penalties"] = [{**own, "coef": 0.3, "reduce": "token-mean"}]
     else:
         data[case.kind] = own
+    if unit_of(case) == "element-mean":
+        data["bounds"] = {"name": "constant", "low": 0.01, "high": 0.02}
     if "eps_high_nt" in case.given:
         data["bounds"] = {"name": "constant", "low": None, "high": case.given["eps_high_nt"]}
     if case.kind == "gate" and not case.reads("eps_high_nt"):
@@ -39,16 +42,21 @@ def recipe_with(case: Case) -> Recipe:
     return parse("test", data)
 
 
+def unit_of(case: Case) -> str:
+    units = find(case.kind, case.name).units
+    return "decision" if "decision" in units else "element-mean"
+
+
 def objective_for(case: Case) -> Objective:
-    provides = PROVIDES | {"kl_nt"} if case.reads("kl_nt") else PROVIDES
-    return Objective(recipe_with(case), channel="tokens", unit="decision", provides=provides)
+    provides = FLOW | {"kl_nt"} if case.reads("kl_nt") else FLOW
+    return Objective(recipe_with(case), channel="tokens", unit=unit_of(case), provides=provides, dense=True)
 
 
 def run(objective: Objective, table: Table, parts: list[Tensor]) -> tuple[list[Outcome], Tensor]:
     """Outcome of each part under the coefficients and counts of the whole table, and the summed gradient in logp."""
     table = objective.widths_and_weights(objective.prepare(table))
     coef, counts = objective.coefficients(table)
-    leaves = {k: table[k].clone().requires_grad_() for k in ("logp_nt", "entropy_nt", "supervised_nt")}
+    leaves = {k: table[k].clone().requires_grad_() for k in ("logp_nt", "entropy_nt", "supervised_nt", "mean_gap_nt")}
     outcomes = []
     for rows in parts:
         piece = table.updated(leaves).rows(rows)

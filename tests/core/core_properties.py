@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import core_flow_relations  # noqa: F401  (registers relations)
 import torch
 from core_cases import EXEMPT, cases, takes_widths
 from core_objective_checks import micro_batches_add_up
@@ -26,6 +27,7 @@ from core_world import (
 from torch import Tensor
 
 from mmrl.core.channels import carries_gradient
+from mmrl.core.objective import LOGGED
 from mmrl.core.table import Table
 
 Check = Callable[[Case, torch.dtype], None]
@@ -80,6 +82,8 @@ def declared_scope_is_enough(case: Case, dtype: torch.dtype) -> None:
     for rows, columns in cuts[scope]:
         part = outputs(case, table.piece(rows, columns))
         for name, value in whole.items():
+            if name.startswith(LOGGED):
+                continue  # a number of the whole batch
             value = value[rows]
             if columns is not None and value.dim() > 1:
                 value = value[:, columns]
@@ -145,7 +149,7 @@ def equal_rewards_give_zero(case: Case, dtype: torch.dtype) -> None:
     table = case.table(dtype)
     assert (main_output(case, table)[torch.tensor(KEY) == FLAT_GROUP] == 0).all(), "the flat group of the batch"
     for value in (0.1, 1 / 3, -1e6):
-        flat = table.updated({"reward_n": torch.full((N,), value, dtype=dtype)})
+        flat = table.updated({name: torch.full_like(table[name], value) for name in ("reward_n", "reward_nk")})
         adv = main_output(case, flat)
         if case.options.get("singleton") == "raw":
             adv = adv[torch.arange(N) != SINGLE]
@@ -162,7 +166,7 @@ def no_reward_no_influence(case: Case, dtype: torch.dtype) -> None:
     assert_same(got[keep], expected, dtype)
     if case.kind == "advantage":
         assert (got[~keep] == 0).all()
-    nothing = {"reward_n": table["reward_n"] * math.nan, "reward_nk": table["reward_nk"] * math.nan}
+    nothing = {name: table[name] * math.nan for name in ("reward_n", "reward_nk", "reward_ntk")}
     assert torch.isfinite(main_output(case, table.updated(nothing)).double()).all(), "no row has a reward"
 
 
@@ -263,15 +267,29 @@ def gradient_flows_through_the_current_pass_only(case: Case, dtype: torch.dtype)
     assert any((g != 0).any() for n, g in grads.items() if carries_gradient(n)), "no gradient at all"
 
 
+def unit_steps(n: int, t: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Gaussian steps of deviation 1 whose mean has not moved: a correction by them changes nothing."""
+    one = torch.ones(n, t, dtype=dtype)
+    return {"dt_nt": -one, "sigma_nt": one, "mean_gap_nt": 0 * one}
+
+
+def clipped_advantage(case: Case, adv: Tensor) -> Tensor:
+    limit = float(case.options.get("adv_clip") or math.inf)
+    return adv.clamp(-limit, limit)
+
+
 @about("gate")
 def on_policy_gradient(case: Case, dtype: torch.dtype) -> None:
-    """At ratio 1 every policy-gradient gate has the gradient -A / denominator."""
+    """At ratio 1 every policy-gradient gate has the gradient -A / denominator (Gaussian steps: at deviation 1)."""
     table = case.table(dtype)
     adv = table["adv_nt"][:, :1].expand(N, T)  # constant on the row, as every gate accepts
-    table = table.updated({"logp_nt": table["old_logp_nt"].clone(), "adv_nt": adv})
+    table = table.updated({"logp_nt": table["old_logp_nt"].clone(), "adv_nt": adv, **unit_steps(N, T, dtype)})
     mask = table["mask_nt"]
     grad = loss_and_gradients(case, table, "seq-mean-token-mean")[1]["logp_nt"]
     length = mask.sum(1, keepdim=True).clamp(min=1)
+    if case.options.get("level") == "row-sum" and case.name == "ppo-clip":  # each decision moves the ratio of all
+        length = torch.ones_like(length)
+    adv = clipped_advantage(case, adv)
     rows = (mask.sum(1) > 0).sum()
     expected = torch.where(mask, -adv / length / rows, torch.zeros_like(adv))
     assert_same(grad, expected, dtype)
@@ -293,10 +311,13 @@ def clip_regions(case: Case, dtype: torch.dtype) -> None:
         "mask_nt": mask,
         "eps_low_nt": 0.2,
         "eps_high_nt": 0.3,
+        **unit_steps(8, 2, dtype),
         **case.given,
     }
+    if case.options.get("level") == "row-sum":
+        channels["logp_nt"] = channels["logp_nt"] / 2  # the two decisions of a row add up
     alive = torch.ones(8, dtype=torch.bool)
-    if case.name in ("ppo-clip", "gspo"):
+    if case.name in ("ppo-clip", "gspo", "grpo-guard"):
         alive[0] = alive[7] = False  # A > 0 above, A < 0 below
         capped = min(case.options.get("dual_clip") or math.inf, case.options.get("delta") or math.inf)
         alive[(adv_n < 0) & (ratio_n > capped)] = False  # only a dual clip stops A < 0 above

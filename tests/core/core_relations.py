@@ -38,7 +38,8 @@ def of(kind: str, name: str) -> Callable[[Relation], Relation]:
 
 
 def ratio_at(case: Case, table: Table, default: str = "decision") -> torch.Tensor:
-    """The ratio by loops: of the decision, or the geometric mean over its row or its segment of the row."""
+    """The ratio by loops: of the decision, the geometric mean over its row or its segment of the row, or the product
+    over its row."""
     level = str(case.options.get("level", default))
     mask, diff = table["mask_nt"], (table["logp_nt"] - table["old_logp_nt"]).tolist()
     step = table.segments["step"].tolist()
@@ -48,8 +49,9 @@ def ratio_at(case: Case, table: Table, default: str = "decision") -> torch.Tenso
             if not mask[i, t]:
                 continue
             valid = [u for u in range(T) if mask[i, u]]
-            same = {"decision": [t], "row": valid, "segment:step": [u for u in valid if step[i][u] == step[i][t]]}
-            out[i, t] = math.exp(sum(diff[i][u] for u in same[level]) / len(same[level]))
+            alike = [u for u in valid if step[i][u] == step[i][t]]
+            same = {"decision": [t], "row": valid, "row-sum": valid, "segment:step": alike}[level]
+            out[i, t] = math.exp(sum(diff[i][u] for u in same) / (1 if level == "row-sum" else len(same)))
     return out
 
 
@@ -214,8 +216,14 @@ def _bounds(case: Case, dtype: torch.dtype) -> None:
 
 @of("gate", "ppo-clip")
 def _ppo_clip(case: Case, dtype: torch.dtype) -> None:
-    """Without widths and caps: -ratio * A. With them the loss is never below that, and equal inside the widths."""
+    """Without widths and caps: -ratio * A. With them the loss is never below that, and equal inside the widths. A limit
+    of the advantages is that of advantages already limited."""
     table = case.table(dtype)
+    if limit := float(case.options.get("adv_clip") or 0):  # type: ignore[arg-type]
+        limited = table.updated({"adv_nt": table["adv_nt"].clamp(-limit, limit)})
+        assert_same(main_output(case, table), main_output(case.but(adv_clip=None), limited), dtype)
+        assert (table["adv_nt"].abs() > limit).any()
+        table = limited
     mask = table["mask_nt"]
     wide = case.but(dual_clip=None, delta=None)
     open_ = table.updated({"eps_low_nt": 1.0, "eps_high_nt": 1e9})

@@ -1,7 +1,7 @@
 """A small batch with everything that goes wrong in practice, and how to call any stage on it.
 
 15 rows in 6 scattered groups (sizes 4, 3, 3, 2, 2, 1), 6 decisions, ragged masks with an inner hole and an empty row, a
-row without reward, a group whose rewards are all equal.
+row without reward, a group whose rewards are all equal. As a table of denoising steps: all but two of them scored.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import image_gen.flow.stages  # noqa: F401  (registers the stages native to a family)
 import mmrl.core.catalogue  # noqa: F401  (registers the stages)
 from mmrl.core.channels import carries_gradient
 from mmrl.core.groups import total_reward
@@ -26,7 +27,8 @@ NO_REWARD = 10
 FLAT_GROUP = 20  # rows 13 and 14 have equal rewards
 SINGLE = 4  # the row that is alone in its group
 N, T = len(KEY), 6
-PASS_CHANNELS = ("logp_nt", "entropy_nt", "kl_nt", "supervised_nt")
+PASS_CHANNELS = ("logp_nt", "entropy_nt", "kl_nt", "supervised_nt", "mean_gap_nt")
+UNSCORED = (0, 3)
 
 
 def world(dtype: torch.dtype = torch.float64, seed: int = 0, drift: float = 0.4) -> Table:
@@ -59,7 +61,20 @@ def world(dtype: torch.dtype = torch.float64, seed: int = 0, drift: float = 0.4)
         "eps_low_nt": 0.1 + 0.1 * normal(N, T).abs(),
         "eps_high_nt": 0.1 + 0.2 * normal(N, T).abs(),
     }
+    reward_ntk = normal(N, T, 2).abs()
+    reward_ntk[14] = reward_ntk[13]
+    reward_ntk[NO_REWARD] = torch.nan
+    reward_ntk[1, :, 1] = reward_ntk[0, 4] = torch.nan
+    floats |= {
+        "reward_ntk": reward_ntk,
+        "dt_nt": -0.05 - 0.2 * normal(N, T).abs(),
+        "sigma_nt": 0.5 + normal(N, T).abs(),
+        "mean_gap_nt": 0.1 * normal(N, T).square(),
+        "prompt_mean_n": normal(N),
+        "prompt_std_n": normal(N).abs(),
+    }
     channels: dict[str, Any] = {k: v.to(dtype) for k, v in floats.items()}
+    channels["scored_nt"] = torch.tensor([t not in UNSCORED for t in range(T)]).repeat(N, 1)
     channels["mask_nt"] = mask
     channels["length_n"] = torch.tensor(LENGTH)
     channels["limit_n"] = torch.full((N,), T)

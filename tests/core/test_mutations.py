@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import core_flow_examples  # noqa: F401  (registers examples)
 import pytest
 import torch
 from core_cases import EXEMPT, ROWS
 from core_examples import EXAMPLES
+from core_flow_mutants import FLOW_MUTANTS
 from core_group_checks import GROUP_CHECKS
-from core_mutants import MUTANTS, Keys, Mutant, in_place
+from core_mutants import MUTANTS as CORE_MUTANTS
+from core_mutants import Keys, Mutant, in_place
 from core_objective_checks import OBJECTIVE_CHECKS
 from core_properties import CHECKS
+
+MUTANTS = CORE_MUTANTS + FLOW_MUTANTS
 
 #: What a broken stage may raise instead of a wrong number.
 BROKEN = (AssertionError, RuntimeError, ValueError, KeyError, IndexError, TypeError, UnboundLocalError)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from core_objective_checks import PROVIDES, run
-from core_world import N, drop, world
+from core_objective_checks import FLOW, PROVIDES, run
+from core_world import N, T, drop, world
 
 from mmrl import recipes
 from mmrl.core.objective import Objective
@@ -120,6 +120,71 @@ def test_a_cap_below_one_is_refused() -> None:
     with pytest.raises(UserError, match="largest ratio itself, at least 1; got 0.28"):
         shipped("cispo", gate__bound="cap")
     shipped("cispo", gate__bound="cap", bounds__high=5.0)
+
+
+def test_a_shape_that_the_advantage_does_not_read_is_refused() -> None:
+    with pytest.raises(
+        UserError, match="'grpo-per-reward' does not read the reward of the row, so `shape` would be ig"
+    ):
+        build(advantage="grpo-per-reward", shape=["overlong"])
+    build(shape=["overlong"])
+
+
+# ---- rewards of single decisions
+
+
+def test_dense_rewards_need_a_policy_that_has_them() -> None:
+    flow = {"unit": "element-mean", "bounds": {"name": "constant", "low": 1e-4, "high": 1e-4}, "provides": FLOW}
+    with pytest.raises(UserError, match="advantage 'vgpo' needs a reward per decision; rewards are per rollout"):
+        build(**flow, advantage="vgpo")
+    recipe = parse("mine", {**PLAIN, "advantage": "vgpo", "bounds": flow["bounds"]})
+    objective = Objective(recipe, channel="steps", unit="element-mean", provides=FLOW, dense=True)
+    assert objective.needs_dense and objective.signal_without_variance and objective.has_absolute_terms
+    lacking = FLOW - {"scored_nt"}
+    with pytest.raises(UserError, match="needs scored_nt, which this policy does not provide \\(advantage 'vgpo'\\)"):
+        Objective(recipe, channel="steps", unit="element-mean", provides=lacking, dense=True)
+
+
+def test_tables_of_denoising_steps_are_refused_elsewhere() -> None:
+    bounds = {"name": "constant", "low": 1e-5, "high": 1e-5}
+    with pytest.raises(UserError, match="gate 'grpo-guard' does not fit log-probabilities per decision: it corrects"):
+        build(gate="grpo-guard", bounds=bounds)
+    with pytest.raises(UserError, match="needs mean_gap_nt, which this policy does not provide"):
+        build(unit="element-mean", gate="grpo-guard", bounds=bounds, provides=FLOW - {"mean_gap_nt"})
+    guard = build(unit="element-mean", gate="grpo-guard", bounds=bounds, provides=FLOW)
+    assert guard.needs() == {"": {"logp_nt", "mean_gap_nt"}, "old": {"logp_nt"}, "ref": set(), "sampler": set()}
+    assert guard.scope == "decision"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma": 2.0}, "gamma must be between 0 and 1"),
+        ({"omega_level": "rows"}, "omega_level must be sample or group"),
+        ({"omega_clip": 5.0}, "omega_clip must be two rising numbers"),
+        ({"omega_clip": [5.0, 0.2]}, "omega_clip must be two rising numbers"),
+        ({"form": "both"}, "form must be outer or inner"),
+        ({"skip_first": -1}, "skip_first must be a whole number of at least 0"),
+        ({"reward_shift": "min"}, "advantage 'vgpo' refuses"),
+    ],
+)
+def test_wrong_options_of_vgpo(options: dict[str, Any], message: str) -> None:
+    recipe = parse("mine", {**PLAIN, "gate": "reinforce", "advantage": {"name": "vgpo", **options}})
+    with pytest.raises(UserError) as caught:
+        Objective(recipe, channel="steps", unit="element-mean", provides=FLOW, dense=True)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_skipped_steps_are_compared_with_the_sampler_later() -> None:
+    """How many steps there are is known with the rollouts: a large skip_first passes, then is one clear line."""
+    recipe = parse("mine", {**PLAIN, "gate": "reinforce", "advantage": {"name": "vgpo", "skip_first": T}})
+    objective = Objective(recipe, channel="steps", unit="element-mean", provides=FLOW, dense=True)
+    with pytest.raises(UserError, match="advantage vgpo: skip_first 6 leaves none of the 6 sampling steps"):
+        objective.prepare(world())
+    recipe = parse("mine", {**PLAIN, "gate": "reinforce", "advantage": "vgpo"})
+    objective = Objective(recipe, channel="steps", unit="element-mean", provides=FLOW, dense=True)
+    with pytest.raises(UserError, match="no step was scored"):
+        objective.prepare(world().updated({"scored_nt": torch.zeros(N, T, dtype=torch.bool)}))
 
 
 # ---- scope

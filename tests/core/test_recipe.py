@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+import image_gen.flow.stages  # noqa: F401  (registers the stages native to a family)
+from image_gen.flow import windows
+from image_gen.flow.config import Sampling
 from mmrl import recipes
 from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe, parse
@@ -18,7 +21,14 @@ PROVIDES = frozenset({"logp_nt", "entropy_nt", "supervised_nt"})
 PLAIN: dict[str, Any] = {"advantage": "grpo", "gate": "ppo-clip", "reduce": "token-mean"}
 
 
+#: Recipes of image models: log-probs are means over elements.
+FLOW = ("flow-grpo", "flow-grpo-fast", "mix-grpo", "dance-grpo", "grpo-guard", "vgpo")
+STEPS = PROVIDES | {"kl_nt", "mean_gap_nt", "dt_nt", "sigma_nt", "scored_nt"}
+
+
 def build(recipe: Recipe, unit: str = "decision", channel: str = "tokens") -> Objective:
+    if recipe.slug in FLOW:
+        return Objective(recipe, channel="steps", unit="element-mean", provides=STEPS, dense=True)
     return Objective(recipe, channel=channel, unit=unit, provides=PROVIDES)
 
 
@@ -32,7 +42,8 @@ def test_every_shipped_recipe_builds(name: str) -> None:
     recipe = shipped(name)
     objective = build(recipe)
     assert recipe.title and recipe.source
-    assert objective.needs()[""] <= PROVIDES
+    assert objective.needs()[""] <= (STEPS if name in FLOW else PROVIDES)
+    assert bool(recipe.sampling) == (name in FLOW)
     if recipe.group == "relative":
         assert objective.advantage.stage.relative
     if name != "sft":
@@ -41,8 +52,47 @@ def test_every_shipped_recipe_builds(name: str) -> None:
 
 def test_the_catalogue_of_this_version() -> None:
     assert set(recipes.available()) >= {
-        *("grpo", "dr-grpo", "dapo", "rloo", "reinforce-pp", "gspo", "cispo", "visual-rft", "sft")
+        *("grpo", "dr-grpo", "dapo", "rloo", "reinforce-pp", "gspo", "cispo", "visual-rft", "sft"),
+        *FLOW,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "advantage", "clip", "kl", "sampling"),
+    [
+        ("flow-grpo", {"name": "batch-std", "ddof": 0, "eps": 1e-4}, 1e-4, 0.04, ("sde", 0.7, 10, 4.5, "all")),
+        ("flow-grpo-fast", {"name": "grpo", "ddof": 0, "eps": 1e-4}, 1e-5, None, ("cps", 0.8, 10, 1.0, "random")),
+        ("mix-grpo", {"name": "grpo-per-reward", "ddof": 1, "eps": 1e-8}, 1e-4, None, ("sde", 0.7, 25, 3.5, "sliding")),
+        ("dance-grpo", {"name": "grpo", "ddof": 1, "eps": 1e-8}, 1e-4, None, ("dance", 0.3, 16, 3.5, "all")),
+        ("grpo-guard", {"name": "grpo", "ddof": 0, "eps": 1e-4}, 2e-6, None, ("sde", 0.7, 10, 4.5, "all")),
+        ("vgpo", None, 1e-4, 0.04, ("sde", 0.7, 10, 4.5, "all")),
+    ],
+)
+def test_published_settings_of_image_models(
+    name: str, advantage: dict[str, Any] | None, clip: float, kl: float | None, sampling: tuple[Any, ...]
+) -> None:
+    recipe = shipped(name, unit="element-mean")
+    spec, objective = recipe.channel("steps"), build(recipe)
+    assert spec.gate == {"name": "grpo-guard" if name == "grpo-guard" else "ppo-clip", "adv_clip": 5.0}
+    assert spec.bounds == {"name": "constant", "low": clip, "high": clip}
+    assert {p["name"]: p["coef"] for p in spec.penalties} == ({} if kl is None else {"kl": kl})
+    assert objective.needs()["ref"] == set(), "the KL has a closed form"
+    assert advantage is None or recipe.advantage == advantage
+    assert (recipe.epochs, spec.reduce["name"]) == (1, "token-mean")
+    own = recipe.sampling
+    assert (own["rule"], own["noise"], own["steps"], own["guidance"], own["window"]["name"]) == sampling
+    assert Sampling.model_validate(own).window.name == sampling[-1]
+    window = windows.choose(steps=own["steps"], step=3, seed=0, **{"options": None, **own["window"]})
+    expected = {"flow-grpo-fast": 3, "mix-grpo": 4, "dance-grpo": 9}.get(name, own["steps"] - 1)
+    assert len(window.trained) == expected and own["steps"] - 1 not in window.stochastic
+    assert bool(recipe.reconstruction) == (name == "vgpo")
+
+
+def test_vgpo_has_its_published_number_of_absolute_steps() -> None:
+    recipe = shipped("vgpo")
+    defaults = {"gamma": 0.9, "k": 0.1, "n_abs": 5, "eps": 1e-4, "omega_level": "sample", "form": "outer"}
+    assert recipe.advantage == {"name": "vgpo", **defaults}
+    assert build(recipe).needs_dense and build(recipe).signal_without_variance
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr-grpo", "dapo", "cispo"])
@@ -133,8 +183,17 @@ def test_the_source_mapping_is_left_alone() -> None:
         ({"penalties.kl.coef": "much"}, "coef must be a finite number, got 'much'"),
         ({"penalties.kl.estimator": "k4"}, "estimator must be k1, k2, k3 or k3+, got 'k4'"),
         ({"advantage.eps": "tiny"}, "advantage 'grpo' refuses"),
-        ({"gate.level": "rows"}, "ratio level must be decision, row or segment:<name>, got 'rows'"),
+        ({"gate.level": "rows"}, "ratio level must be decision, row, row-sum or segment:<name>, got 'rows'"),
         ({"gate.dual_clip": 0.5}, "dual_clip must be above 1, got 0.5"),
+        ({"gate.adv_clip": 0.0}, "adv_clip must be above 0, got 0.0"),
+        (
+            {"advantage": {"name": "grpo-per-reward", "singleton": "one"}},
+            "singleton must be 'zero' or 'raw', got 'one'",
+        ),
+        (
+            {"sampling.noise": 0.5},
+            "option 'sampling.noise' names no stage; set sampling.noise in the run itself",
+        ),
         ({"bounds.low": None}, "gate 'ppo-clip' always has this bound; give bounds.low a number"),
         ({"gate": "reinforce"}, "gate 'reinforce' has no clip, so `bounds` would be ignored"),
         ({"reduce.rows": "some"}, "rows must be 'nonempty' or 'all', got 'some'"),
@@ -160,6 +219,7 @@ def test_mistakes_are_one_clear_line(options: dict[str, Any], message: str) -> N
         ({"phases": ["tokens"]}, "expected [channel, steps] pairs"),
         ({"penalties": [{"coef": 1.0}]}, "mapping with `name`"),
         ({"experience": "old"}, "'old' is not one of fresh, records"),
+        ({"sampling": "sde"}, "recipe mine.sampling: expected a mapping of sampling settings, got 'sde'"),
     ],
 )
 def test_broken_recipes(change: dict[str, Any], message: str) -> None:

@@ -40,7 +40,7 @@ def test_catalogue() -> None:
             "gate 'ppo-clip' has no option 'dual_clp'; did you mean 'dual_clip'?",
         ),
         ("advantage", {"name": "grpo", "dof": 0}, "advantage 'grpo' has no option 'dof'; did you mean 'ddof'?"),
-        ("advantage", "gpro", "unknown advantage 'gpro'; did you mean 'grpo'?"),
+        ("advantage", "grop", "unknown advantage 'grop'; did you mean 'grpo'?"),
         ("reduce", "sequence-mean-token-mean", "did you mean 'seq-mean-token-mean'?"),
         ("penalty", {"name": "kl", "beta": 0.1}, "penalty 'kl' has no option 'beta'"),
         ("gate", {"name": "ppo-clip", "logp_nt": 1}, "no option 'logp_nt'"),
@@ -59,7 +59,7 @@ def test_needs_are_read_from_the_signature() -> None:
     ppo = find("gate", "ppo-clip")
     assert set(ppo.required) == {"logp_nt", "old_logp_nt", "adv_nt", "mask_nt"}
     assert set(ppo.optional) == {"segments", "eps_low_nt", "eps_high_nt"}
-    assert dict(ppo.options) == {"dual_clip": None, "delta": None, "level": "decision"}
+    assert dict(ppo.options) == {"dual_clip": None, "delta": None, "adv_clip": None, "level": "decision"}
     assert bind("gate", "ppo-clip").needs() == {"logp_nt", "old_logp_nt", "adv_nt", "mask_nt"}
     assert bind("advantage", "grpo").needs() == {"reward_n"}  # keys are a container, not a channel
 
@@ -99,6 +99,7 @@ def test_a_missing_channel_is_named() -> None:
 def test_scope_widens_with_the_ratio_level() -> None:
     assert bind("gate", "ppo-clip").scope == "decision"
     assert bind("gate", {"name": "ppo-clip", "level": "row"}).scope == "row"
+    assert bind("gate", {"name": "ppo-clip", "level": "row-sum"}).scope == "row"
     assert bind("gate", {"name": "cispo", "level": "segment:step"}).scope == "row"
     assert bind("gate", "gspo").scope == "row"
 

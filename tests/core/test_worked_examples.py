@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import core_flow_examples  # noqa: F401  (registers examples)
 import pytest
 import torch
 from core_examples import EXAMPLES, close, rewards

@@ -188,11 +188,11 @@ def test_projections_cost_no_forward_and_end_in_the_picture() -> None:
     torch.testing.assert_close(rollouts.steps[0][1], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_every_other_projection_and_always_the_last() -> None:
+def test_every_other_projection_and_always_the_first_and_the_last() -> None:
     policy = policy_of(score_every=2)
     policy.expect(frozenset({"reward_ntk"}))
     rollouts = rolled(policy)
-    assert [cell is not None for cell in rollouts.steps[0]] == [False, True, False, True, False, True]
+    assert [cell is not None for cell in rollouts.steps[0]] == [True, True, False, True, False, True]
 
 
 def test_the_same_first_noise_in_a_group_and_its_own_path() -> None:

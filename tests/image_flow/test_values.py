@@ -150,6 +150,39 @@ def test_skip_first_copies_the_first_trusted_step() -> None:
     assert values.trusted_rewards(reward_ns=untrusted, skip_first=1)[1].tolist() == [False, True]
 
 
+def test_steps_that_were_not_scored_are_interpolated() -> None:
+    """Rewards that are linear in the step are recovered from every third step; what stands between is not read."""
+    step_s = torch.arange(7, dtype=torch.float64)
+    truth = torch.stack([0.1 + 0.1 * step_s, 0.9 - 0.05 * step_s, torch.full((7,), 0.3, dtype=torch.float64)])
+    scored = step_s % 3 == 0
+    seen = torch.where(scored, truth, NAN)
+    key = torch.tensor([0, 0, 0])
+    got = values.vgpo(reward_ns=seen, key_n=key, scored_s=scored)
+    close(got.advantage_ns, values.vgpo(reward_ns=truth, key_n=key).advantage_ns, 1e-9)
+    junk = torch.where(scored, truth, torch.full_like(truth, 1e6))
+    assert torch.equal(values.vgpo(reward_ns=junk, key_n=key, scored_s=scored).advantage_ns, got.advantage_ns)
+    every = torch.ones(7, dtype=torch.bool)
+    assert torch.equal(
+        values.vgpo(reward_ns=truth, key_n=key, scored_s=every).advantage_ns,
+        values.vgpo(reward_ns=truth, key_n=key).advantage_ns,
+    )
+
+
+def test_missing_and_skipped_rewards_between_scored_steps() -> None:
+    """A lost reward takes the mean of the scored ones (0.2, 0.8) before lines are drawn; skipped steps are unknown."""
+    scored = torch.tensor([1, 0, 1, 0, 1, 0]).bool()
+    rewards = torch.tensor([[0.2, NAN, NAN, NAN, 0.8, NAN]])
+    filled, valid = values.trusted_rewards(reward_ns=rewards, scored_s=scored)
+    close(filled, [[0.2, 0.35, 0.5, 0.65, 0.8, 0.8]])
+    assert valid.tolist() == [True]
+    later = torch.tensor([[9.0, NAN, 0.2, NAN, 0.8, NAN]])
+    close(values.trusted_rewards(reward_ns=later, scored_s=scored, skip_first=1)[0], [[0.2, 0.2, 0.2, 0.5, 0.8, 0.8]])
+    with pytest.raises(ValueError, match="no step from 5 on was scored"):
+        values.trusted_rewards(reward_ns=rewards, scored_s=scored, skip_first=5)
+    with pytest.raises(ValueError, match=r"known_s must be bool \[6\]"):
+        values.interpolated(value_ns=rewards, known_s=torch.zeros(6, dtype=torch.bool))
+
+
 def test_a_window_leaves_the_steps_before_it_out() -> None:
     """The values from the window on are those of the shorter trajectory; n_abs counts absolute steps."""
     rewards, key = random_rewards()

@@ -39,6 +39,13 @@ CASES: dict[str, tuple[Rows, int, str, Rows]] = {
         "(20% differ, 90% at the start)",
         rows(distinct=[0.9] * 10 + [0.35] * 10),
     ),
+    "spread": (
+        rows(spread=[0.3] * 10 + [0.14] * 10),
+        20,
+        "(deviation of a pixel 0.14, 0.3 at the start)",
+        rows(spread=[0.3] * 10 + [0.16] * 10),
+    ),
+    "unguarded": (rows(unguarded_rewards=[0.0, 0.25]), 2, "25% of the rewards", rows(unguarded_rewards=[0.0, 0.0])),
     "truncated": (rows(truncated=[0.6] * 5), 5, "(60%)", rows(truncated=[1.0, 1.0, 0.0, 0.0, 0.0] * 4)),
     "flat": (rows(flat_groups=[0.95] * 5), 5, "95%", rows(flat_groups=[1.0, 1.0, 1.0, 1.0, 0.4])),
     "entropy": (rows(entropy=[0.009, 0.009]), 2, "0.009 nats", rows(entropy=[0.02, 0.001, 0.02])),

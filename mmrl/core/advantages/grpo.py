@@ -79,3 +79,27 @@ def batch_std(
     whole = Groups(torch.zeros_like(keys[key]), groups.valid_n)
     adv_n = (reward_n - groups.mean(reward_n)) / (whole.std(reward_n, ddof=ddof) + eps)
     return relative(adv_n, reward_n, groups, singleton)
+
+
+@stage("advantage", "grpo-per-reward", scope="group", relative=True)
+def grpo_per_reward(
+    *,
+    reward_nk: Tensor,
+    weight_k: Tensor,
+    keys: dict[str, Tensor],
+    key: str = "prompt",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    singleton: Singleton = "zero",
+) -> Tensor:
+    """A_i = sum_k w_k (r_ik - mean_gk) / (std_gk + eps): each component against its own group. [N,K] -> [N], detached.
+
+    The weights then act on comparable numbers, whatever the scale of a component (MixGRPO's `advantage_aggr`). A
+    component that does not apply to a row adds 0 there and leaves the component's statistics.
+    Reduces to: GRPO with one component of weight 1.
+    """
+    adv_n = torch.zeros_like(as_float(reward_nk[:, 0]))
+    for k in range(len(weight_k)):
+        own_n = grpo(reward_n=reward_nk[:, k], keys=keys, key=key, ddof=ddof, eps=eps, singleton=singleton)
+        adv_n = adv_n + weight_k[k].to(own_n) * own_n
+    return adv_n.detach()
