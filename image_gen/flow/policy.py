@@ -94,7 +94,7 @@ class FlowPolicy(Policy):
         found: list[_Sampled] = []
         for start in range(0, len(jobs), self.sampling.batch_rows):
             found.append(self._sample(jobs[start : start + self.sampling.batch_rows], streams, window))
-        return self._assemble(requests, jobs, found, window)
+        return self._assemble(requests, jobs, found, window, streams)
 
     def _sample(self, jobs: list[tuple[Request, int]], streams: Streams, window: windows.Window | None) -> _Sampled:
         size = (self.inputs.height, self.inputs.width)
@@ -145,6 +145,7 @@ class FlowPolicy(Policy):
         jobs: list[tuple[Request, int]],
         found: list[_Sampled],
         window: windows.Window | None,
+        streams: Streams,
     ) -> Rollouts:
         logp_ns = torch.cat([part.done.logp_ns for part in found])
         n, steps = logp_ns.shape
@@ -153,7 +154,7 @@ class FlowPolicy(Policy):
         for i, (_, sample) in enumerate(jobs):
             info.append({"length": len(window.trained) if window else steps, "finished": True, "sample": sample})
             if not good[i]:
-                info[i]["unusable"] = "its latents are not finite"
+                info[i]["unusable"] = f"its latents are not finite (seed {streams.seed}, step {streams.step + 1})"
         tables = {"mask_nt": torch.zeros(n, steps, dtype=torch.bool), "sampler_logp_nt": logp_ns}
         if window is not None:
             tables["mask_nt"] = window.mask().expand(n, steps) & good[:, None]

@@ -1,0 +1,48 @@
+"""Entry points of a family like `flow` over the toy model, and its rewards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toy_model import ToyModel
+
+from image_gen.flow.evaluate import evaluate as evaluate
+from image_gen.flow.evaluate import first_look as first_look
+from image_gen.flow.policy import FlowPolicy
+from mmrl.data.records import Record
+from mmrl.rewards.registry import reward
+
+POLICY = FlowPolicy
+PROMPTS = ("a toe", "one oak", "eel", "a boat", "an ode", "oboe")
+
+
+@reward("toy-bright", tasks=("image",))
+def bright(outputs: Any, records: Any, info: Any) -> list[float]:
+    return [float(o.mean()) for o in outputs]
+
+
+@reward("toy-half", tasks=("image",))
+def half(outputs: Any, records: Any, info: Any) -> list[float]:
+    return [float(o[:, :, : o.shape[2] // 2].mean()) for o in outputs]
+
+
+@reward("toy-signed", tasks=("image",))
+def signed(outputs: Any, records: Any, info: Any) -> list[float]:
+    return [float(o.mean()) - 0.6 for o in outputs]
+
+
+def load_policy(config: Any) -> FlowPolicy:
+    model = ToyModel()
+    if config.model.path != "toy":
+        model.load(Path(config.model.path))
+    return FlowPolicy(model, options=config.model, sampling=config.sampling, inputs=config.inputs)
+
+
+def builtin(name: str) -> list[Record]:
+    prompts = PROMPTS[:4] if name.endswith("train") else PROMPTS[4:]
+    return [Record(f"toy-{p.replace(' ', '-')}", "image", p) for p in prompts]
+
+
+def chance(records: Any, config: Any) -> dict[str, float]:
+    return {}
