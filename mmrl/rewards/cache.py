@@ -49,6 +49,8 @@ class RewardCache:
 def _bytes(output: Any) -> bytes:
     if isinstance(output, str):
         return b"text" + output.encode("utf-8", "surrogatepass")
+    if hasattr(output, "numpy"):  # tensors on the CPU
+        output = output.numpy()
     if hasattr(output, "tobytes"):  # pictures and arrays
         about = [str(getattr(output, name, "")) for name in ("mode", "size", "shape", "dtype")]
         return json.dumps(about).encode() + output.tobytes()

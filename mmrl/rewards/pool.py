@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -153,12 +154,13 @@ class WorkerPool:
         records: Sequence[Record],
         info: Sequence[dict[str, Any]],
     ) -> None:
-        rows = ([outputs[i] for i in job.at], [records[i] for i in job.at], [info[i] for i in job.at])
+        rows = ([_alone(outputs[i]) for i in job.at], [records[i] for i in job.at], [info[i] for i in job.at])
         worker.job = job
         worker.deadline = time.monotonic() + self.timeout_s if self.timeout_s else float("inf")
         # a worker that died while idle: the wait in the loop sees the end of its pipe
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            worker.pipe.send((job.one.name, dict(job.options), *rows))
+            # bytes of plain pickle: `send` would share the memory of tensors, which needs a multiprocessing child
+            worker.pipe.send_bytes(pickle.dumps((job.one.name, dict(job.options), *rows)))
 
     def _take(self, worker: _Worker, queue: deque[Job], done: dict[tuple[int, int], Row]) -> None:
         job = worker.job
@@ -191,6 +193,11 @@ class WorkerPool:
         self._workers[self._workers.index(worker)] = fresh
         fresh.wait_ready()
         return code
+
+
+def _alone(output: Any) -> Any:
+    """A tensor that is one row of a batch would be pickled with the whole batch."""
+    return output.clone() if hasattr(output, "untyped_storage") else output
 
 
 def _cut(job: Job, n: int) -> list[Job]:
