@@ -17,6 +17,7 @@ setup(
     package_data={
         "": ["*.npz", "*.j2", "*.css", "*.js", "py.typed"],
         "mmrl": ["**/*.safetensors", "**/*.json", "**/*.jinja"],
-        "mmrl.configs": ["**/*.yaml", "**/*.json"],
+        "image_gen": ["**/*.safetensors", "**/*.json"],
+        "mmrl.configs": ["**/*.yaml", "**/*.json", "**/*.jsonl", "**/*.txt"],
     },
 )

@@ -23,7 +23,7 @@ from mmrl.plugins import load_plugins
 #: The sections a family types itself, by the name of the model in its config module.
 FAMILY_SECTIONS = {"model": "Model", "sampling": "Sampling", "inputs": "Inputs"}
 _EMBEDDED = re.compile(r"[a-z][a-z0-9_]*:[^/\\]+")
-_FILES = (".jsonl", ".json", ".parquet")
+_FILES = (".jsonl", ".json", ".parquet", ".txt")
 #: Rollouts of one step live in memory together.
 MAX_ROWS = 1_000_000
 #: Keys below which everything belongs to one dictionary with dotted keys.

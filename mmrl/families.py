@@ -19,6 +19,10 @@ class Family:
     entry.builtin(name) -> list[Record]         embedded data sets, e.g. "digits:train"
     entry.chance(records, config) -> dict[str, float]             level of the best constant answer
     entry.export(config, out, wanted, record) -> Exported         optional; a folder that its ecosystem loads
+    entry.generate(checkpoint, *, <options of the command that the family takes>) -> list[Path]     optional
+    entry.check(config)                         optional; what no single key shows, before weights load
+    config.memory_lines(config, recipe, *, ranks) -> list[str]    optional; the memory estimate of a dry run, no torch
+    config.REQUIRE, config.DEMONSTRATION        optional; what a record must have to be rewarded, to be imitated
     entry.POLICY                                the policy class: unit, channels and provides are read before loading
     """
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from image_gen.flow.memory import describe as memory_lines  # noqa: F401
 from mmrl.config import Section
 from mmrl.data.rows import Require
 

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 
+from image_gen.flow.check import check as check
 from image_gen.flow.config import Inputs, Model, Sampling
+from image_gen.flow.generate import generate as generate
 from image_gen.flow.policy import NOTE, FlowPolicy
 from image_gen.pipelines import lora
+from image_gen.pipelines.base import ImageModel
 from image_gen.pipelines.loading import load_image_model
 from mmrl.config import Config
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.training.devices import find_device
+from mmrl.training.exported import Exported, Wanted
 
 #: Its class attributes (unit, channels, provides) are read before any weights load.
 POLICY: type[FlowPolicy] = FlowPolicy
@@ -37,12 +41,15 @@ def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "a
     where = find_device(device)
     stored = is_lora(options.path)
     base = base_of(options) if stored else options.path
-    model = load_image_model(base, dtype=_dtype(options, where), device=where)
+    frozen, trained = _dtypes(options, where)
+    model = load_image_model(base, dtype=frozen, transformer_dtype=trained, device=where)
     fresh = False
     if stored:
         model.load_lora(Path(options.path))
         if options.adapter.kind == "none":
             lora.merge(model)
+        else:
+            _take_stored_values(model, options)
     elif options.adapter.kind == "lora":
         targets = None if options.adapter.targets == "default" else options.adapter.targets
         lora.attach_lora(model, rank=options.adapter.rank, alpha=options.adapter.alpha, targets=targets)
@@ -53,7 +60,29 @@ def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "a
         lora.checkpoint_gradients(model)
     model.transformer.eval()
     without: Any = (lambda: lora.reference(model)) if fresh else None
-    return FlowPolicy(model, options=options, sampling=sampling, inputs=inputs, without_adapter=without)
+    return FlowPolicy(
+        model, options=options, sampling=sampling, inputs=inputs, without_adapter=without, base=base if stored else None
+    )
+
+
+def _take_stored_values(model: ImageModel, options: Model) -> None:
+    """A stored adapter keeps its size: write it into the options, so that the run's own config.yaml tells what was
+    trained. Raises UserError for values that were asked for and are not the stored ones."""
+    stored: Any = model.transformer.peft_config[lora.NAME]  # type: ignore[union-attr,index]
+    adapter = options.adapter
+    for name, value in {"rank": stored.r, "alpha": stored.lora_alpha}.items():
+        asked = getattr(adapter, name)
+        if name in adapter.model_fields_set and asked != value:
+            raise UserError(
+                f"model.adapter: the LoRA of {options.path!r} is trained further as it is ({name} {asked:g} is asked "
+                f"for, {value:g} is stored); leave {name} out, or begin a new adapter on its base model"
+            )
+    layers = {n.rsplit(".lora_A", 1)[0] for n, _ in model.transformer.named_parameters() if ".lora_A" in n}
+    if adapter.targets != "default" and any(not layer.endswith(tuple(adapter.targets)) for layer in layers):
+        raise UserError(
+            f"model.adapter: the LoRA of {options.path!r} is trained further on its own layers; leave targets out"
+        )
+    adapter.rank, adapter.alpha = int(stored.r), float(stored.lora_alpha)
 
 
 def is_lora(path: str) -> bool:
@@ -76,10 +105,12 @@ def base_of(options: Model) -> str:
     return str(base)
 
 
-def _dtype(options: Model, device: torch.device) -> torch.dtype:
-    """float32 for everything that may train; a base below an adapter, on a GPU under autocast, rests in bfloat16."""
+def _dtypes(options: Model, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """(frozen parts, transformer): float32 for everything that may train; what only rests, on a GPU under autocast, is
+    in bfloat16."""
     amp = options.autocast == "bf16" or (options.autocast == "auto" and device.type == "cuda")
-    return torch.bfloat16 if amp and device.type == "cuda" and options.adapter.kind == "lora" else torch.float32
+    resting = torch.bfloat16 if amp and device.type == "cuda" else torch.float32
+    return resting, resting if options.adapter.kind == "lora" else torch.float32
 
 
 def evaluate(policy: FlowPolicy, records: list[Record], config: Config) -> dict[str, float]:
@@ -94,6 +125,13 @@ def first_look(policy: FlowPolicy, records: list[Record], config: Config) -> tup
     from image_gen.flow.evaluate import first_look as run
 
     return run(policy, records, config)
+
+
+def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exported:
+    """A folder that plain diffusers loads, compared with the model as the run evaluates it."""
+    from image_gen.flow.export import export as run
+
+    return run(config, out, wanted, record)
 
 
 def builtin(name: str) -> list[Record]:

@@ -40,6 +40,7 @@ class FlowPolicy(Policy):
     """A loaded pipeline whose transformer is trained; it is on its device already.
 
     without_adapter   a context in which a fresh adapter is off, so that it gives the reference; None otherwise.
+    base              the model below an adapter, which a stored adapter names; default the model of the options.
     """
 
     unit = "element-mean"
@@ -47,6 +48,7 @@ class FlowPolicy(Policy):
     provides = frozenset({"logp_nt", "kl_nt", "mean_gap_nt", "supervised_nt", "dt_nt", "sigma_nt", "scored_nt"})
     keys = frozenset({"prompt", "record", "task"})
     dense = True
+    gallery_rows = 4
 
     def __init__(
         self,
@@ -56,7 +58,9 @@ class FlowPolicy(Policy):
         sampling: Sampling,
         inputs: Inputs,
         without_adapter: Callable[[], AbstractContextManager[object]] | None = None,
+        base: str | None = None,
     ) -> None:
+        self.base = base or options.base or options.path
         self.model, self.options, self.sampling, self.inputs = model, options, sampling, inputs
         model.check_size(inputs.height, inputs.width)
         self.conditions = Conditions(model, limit=inputs.cached_prompts)
@@ -333,8 +337,8 @@ class FlowPolicy(Policy):
             self.model.save(path)
             return
         self.model.save_lora(path)
-        base = self.options.base or self.options.path
-        (path / NOTE).write_text(json.dumps({"family": "flow", "base": base}, indent=1) + "\n", encoding="utf-8")
+        note = json.dumps({"family": "flow", "base": self.base}, indent=1)
+        (path / NOTE).write_text(note + "\n", encoding="utf-8")
 
     # people
 

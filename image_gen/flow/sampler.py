@@ -95,10 +95,14 @@ def denoise(
 
 
 def _keep(rows: Sequence[Trajectory], s: int, before_n: Tensor, after_n: Tensor, mean_n: Tensor | None) -> None:
-    before_n, after_n = before_n.cpu(), after_n.cpu()
-    mean_n = None if mean_n is None else mean_n.cpu()
-    for i, row in enumerate(rows):
-        row.states.setdefault(s, before_n[i].clone())  # a step right after another trained one has its state already
-        row.states[s + 1] = after_n[i].clone()
-        if mean_n is not None:
-            row.means[s] = mean_n[i].clone()
+    if any(s not in row.states for row in rows):  # a step right after another trained one has its state already
+        _store([row.states for row in rows], s, before_n)
+    _store([row.states for row in rows], s + 1, after_n)
+    if mean_n is not None:
+        _store([row.means for row in rows], s, mean_n)
+
+
+def _store(tables: Sequence[dict[int, Tensor]], s: int, value_n: Tensor) -> None:
+    """A copy for each row, so that a dropped row frees its memory."""
+    for table, value in zip(tables, value_n.cpu().unbind(0), strict=True):
+        table[s] = value.clone()

@@ -25,7 +25,6 @@ from torch import Tensor
 from mmrl.core.groups import as_float
 from mmrl.errors import UserError, nearest
 
-
 #: A first level this close to 1 counts as 1.
 NEAR_ONE = 1e-3
 

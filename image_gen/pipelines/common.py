@@ -171,7 +171,7 @@ class DiffusersModel(ImageModel):
         """In the dtype of x_n. Raises ValueError for a scale that is missing or that the network does not take."""
         if (scale is not None) != (self.guidance == "embedded"):
             raise ValueError(f"guidance {self.guidance}: scale must be {'a number' if scale is None else 'None'}")
-        x = x_n.to(self.transformer.dtype)
+        x = x_n.to(_dtype(self.transformer))
         return self._forward(x, sigma, batch, height=height, width=width, scale=scale).to(x_n.dtype)
 
     def _unscaled(self, x_n: Tensor, *, height: int, width: int) -> Tensor:
@@ -184,7 +184,7 @@ class DiffusersModel(ImageModel):
         """NaN in the decoder's answer becomes 0; count non-finite latents before."""
         vae = self.pipe.vae
         latent = self._unscaled(x_n.to(self.device, torch.float32), height=height, width=width)
-        picture = vae.decode(latent.to(vae.dtype), return_dict=False)[0].float()
+        picture = vae.decode(latent.to(_dtype(vae)), return_dict=False)[0].float()
         if picture.dim() == 5:  # a video decoder: one frame
             picture = picture[:, :, 0]
         return (picture / 2 + 0.5).clamp(0, 1).nan_to_num(nan=0.0)
@@ -232,6 +232,11 @@ class DiffusersModel(ImageModel):
         for name in self.pipe.components:
             if name != "transformer" and (self.source / name).is_dir():
                 shutil.copytree(self.source / name, path / name, dirs_exist_ok=True)
+
+
+def _dtype(network: torch.nn.Module) -> torch.dtype:
+    """Of its first floating parameter; diffusers' own `.dtype` says the same after a walk over all modules."""
+    return next(p.dtype for p in network.parameters() if p.is_floating_point())
 
 
 def _pixels(picture: Any) -> Tensor:

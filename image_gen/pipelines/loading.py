@@ -24,15 +24,22 @@ ADAPTERS = {
     "QwenImagePipeline": ("image_gen.pipelines.qwen_image", "QwenImage"),
 }
 #: Models inside the package: a function of (dtype, device).
-EMBEDDED = {"embedded:flow": ("image_gen.embedded.model", "load")}
+EMBEDDED = {
+    "embedded:flow": ("image_gen.embedded.model", "load"),
+    "embedded:flow-compose": ("image_gen.embedded.model", "load_compose"),
+}
+#: Models of this package in folders of their own, by the class in model_index.json: a function of the folder as well.
+OWN = {"EmbeddedDigits": EMBEDDED["embedded:flow"]}
 _LIBRARIES = ("diffusers", "transformers")
+_REMEDY = "take a whole copy of the model"
 _BAR_FROM_BYTES = 1_000_000_000
 
 
 def load_image_model(
     path: str, *, dtype: torch.dtype, device: torch.device, transformer_dtype: torch.dtype | None = None
 ) -> ImageModel:
-    """A diffusers folder, the id of a hub, or embedded:flow. Safetensors only, no code of the folder is run.
+    """A diffusers folder, the id of a hub, embedded:flow or a folder it was saved in. Safetensors only; no code of the
+    folder is run.
 
     dtype: of text encoders and transformer, whatever they are stored in. transformer_dtype: another one for the
     transformer, whose weights are trained in float32 only (a LoRA is float32 in any case). The VAE is float32. Text
@@ -43,11 +50,16 @@ def load_image_model(
     if path.startswith("embedded:"):
         if path not in EMBEDDED:
             raise UserError(f"model.path: unknown embedded model {path!r}{nearest(path, EMBEDDED)}")
-        model: ImageModel = _attribute(*EMBEDDED[path])(dtype=dtype, device=device)
+        model: ImageModel = _attribute(*EMBEDDED[path])(dtype=transformer_dtype or dtype, device=device)
         return model
     folder = _local(path)
+    index = json_io.read_object(folder / INDEX, remedy=_REMEDY) if (folder / INDEX).is_file() else {}
+    if index.get("_class_name") in OWN:
+        own: ImageModel = _attribute(*OWN[index["_class_name"]])(
+            folder, dtype=transformer_dtype or dtype, device=device
+        )
+        return own
     kind = pipeline_class(folder)
-    index = json_io.read_object(folder / INDEX, remedy="take a whole copy of the model")
     with _reading(path), _bars(folder):
         pipe = _load(folder, kind, index, dtype, transformer_dtype or dtype)
     for part in (pipe.transformer, pipe.vae):
@@ -65,7 +77,7 @@ def pipeline_class(folder: Path) -> str:
     if not (folder / INDEX).is_file():
         hint = "; this is a single model, give the folder above it" if (folder / "config.json").is_file() else ""
         raise UserError(f"model.path: {str(folder)!r} has no {INDEX}, so it is no diffusers pipeline{hint}")
-    kind = json_io.read_object(folder / INDEX, remedy="take a whole copy of the model").get("_class_name")
+    kind = json_io.read_object(folder / INDEX, remedy=_REMEDY).get("_class_name")
     if kind not in ADAPTERS:
         raise UserError(f"model.path: {str(folder)!r} is a {kind}, which is not supported; take {', '.join(ADAPTERS)}")
     return str(kind)

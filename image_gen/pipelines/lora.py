@@ -192,8 +192,8 @@ def _check_fit(stored: Stored, transformer: nn.Module, file: Path) -> None:
 
 @contextmanager
 def _calm() -> Iterator[None]:
-    """diffusers logs an error before it raises it; one line is enough."""
-    logger = logging.getLogger("diffusers.loaders.peft")
+    """diffusers logs an error before it raises it, and that text encoders have no LoRA; one line is enough."""
+    logger = logging.getLogger("diffusers.loaders")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:

@@ -12,6 +12,7 @@ from image_gen.rewards import (
     remote,
     scorer_process,
     toys,
+    variety,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "remote",
     "scorer_process",
     "toys",
+    "variety",
 ]

@@ -19,16 +19,20 @@ class Require(StrEnum):
 
     answer = "answer"
     response = "response"
+    prompt = "prompt"
 
 
 def check_data(
-    file: Path = typer.Argument(..., help="JSONL, JSON or table of records."),
-    require: Require = typer.Option(Require.answer, help="answer: for rewards; response: for the recipe sft."),
+    file: Path = typer.Argument(..., help="JSONL, JSON, table of records, or text file of prompts."),
+    require: Require | None = typer.Option(
+        None,
+        help="answer: for rewards (default); response: for the recipe sft; prompt: nothing more (default for .txt).",
+    ),
 ) -> None:
     """Read every record, decode every picture, list all problems."""
     from mmrl.data.check import check_file
 
-    report = check_file(file, require=require.value)
+    report = check_file(file, require=None if require is None else require.value)
     for line in report.lines:
         typer.echo(line)
     if report.n_bad:
@@ -78,13 +82,13 @@ def data_problems(source: str, config: Config) -> list[str]:
     """Problems of one `data` entry of a configuration: an embedded set or a file."""
     from mmrl import config_io, families
     from mmrl.data.check import check_file
-    from mmrl.training.setup import picture_limits
+    from mmrl.training.setup import needed, picture_limits
 
     imitates = config_io.recipe_of(config).experience == "records"
     try:
         if not Path(source).exists():
             families.entry(config.family).builtin(source)
             return []
-        return check_file(source, require="response" if imitates else "answer", **picture_limits(config)).problems
+        return check_file(source, require=needed(config, imitation=imitates), **picture_limits(config)).problems
     except UserError as error:
         return [str(error)]

@@ -6,6 +6,11 @@ from pathlib import Path
 
 from mmrl.errors import UserError
 
+#: Beside exported weights: the family they are of, and the base model of an adapter.
+NOTE = "mmrl.json"
+#: The family of a folder that says nothing itself, by a file that others of its kind have.
+MARKS = {"model_index.json": "flow", "pytorch_lora_weights.safetensors": "flow"}
+OTHERWISE = "vlm"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
@@ -17,10 +22,29 @@ def require_checkpoint(path: Path) -> Path:
         if path.suffix in PICKLES:
             raise UserError(f"{path}: pickle checkpoints are refused, they can run code; convert it to safetensors")
         raise UserError(f"{path}: a file; give the folder that holds it")
-    if any((path / name).exists() for name in ("config.yaml", "config.json", "adapter_config.json", "model")):
+    if any((path / name).exists() for name in ("config.yaml", "config.json", "adapter_config.json", "model", *MARKS)):
         return path
     if any((path / "checkpoints").glob("step-*")) or any(path.glob("*.safetensors")):
         return path
     if any(p.suffix in PICKLES for p in path.iterdir()):
         raise UserError(f"{path}: holds pickle weights only; they are refused, convert them to safetensors")
     raise UserError(f"{path}: no checkpoint in it (no config.yaml, config.json or checkpoints/step-*)")
+
+
+def family_of(path: Path, config: str | None = None) -> str:
+    """The family of a checkpoint: that of the configuration given, of its run, of the note beside exported weights, or
+    what its files look like."""
+    from mmrl import json_io, yaml_io
+    from mmrl.paths import find_config
+    from mmrl.training.stored import run_folder
+
+    run = run_folder(path)
+    if config is not None or run is not None:
+        raw = yaml_io.read(find_config(config if config is not None else f"{run}/config.yaml"))
+        return str(raw.get("family", OTHERWISE))
+    folder = path / "model" if (path / "model").is_dir() else path  # a step folder away from its run
+    if (folder / NOTE).is_file():
+        found = json_io.read_object(folder / NOTE, remedy="export the model again").get("family")
+        if isinstance(found, str):
+            return found
+    return next((family for name, family in MARKS.items() if (folder / name).is_file()), OTHERWISE)

@@ -13,6 +13,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "transformers",
+    "diffusers",
     "accelerate",
     "peft",
     "safetensors",
@@ -106,8 +107,10 @@ def model_problems(path: str) -> list[str]:
     import json
 
     folder = Path(path)
-    if not folder.is_dir():
+    if not folder.is_dir() or (folder / "pytorch_lora_weights.safetensors").is_file():
         return []
+    if (folder / "model_index.json").is_file():
+        return pipeline_problems(folder)
     problems = []
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -128,4 +131,20 @@ def model_problems(path: str) -> list[str]:
         (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "adapter_config.json")
     ):
         problems.append(f"model.path: {folder} has no tokenizer; save the processor beside the model")
+    return problems
+
+
+def pipeline_problems(folder: Path) -> list[str]:
+    """The same for the folder of a diffusers pipeline: every component that its index names is there."""
+    from mmrl import json_io
+
+    try:
+        index = json_io.read_object(folder / "model_index.json", remedy="take a whole copy of the model")
+    except UserError as error:
+        return [f"model.path: {error}"]
+    named = [name for name, value in index.items() if isinstance(value, list) and any(value)]
+    problems = [f"model.path: {folder} lacks the component {name}" for name in named if not (folder / name).is_dir()]
+    for name in ("transformer", "vae"):
+        if (folder / name).is_dir() and not any((folder / name).glob("*.safetensors")):
+            problems.append(f"model.path: {folder / name} holds no safetensors weights")
     return problems

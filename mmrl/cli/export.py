@@ -1,4 +1,4 @@
-"""`mmrl export RUN --out DIR`: a folder that plain transformers or peft load, compared with the trained model."""
+"""`mmrl export RUN --out DIR`: a folder that plain transformers, peft or diffusers load, compared with the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def export(
     run: Path = typer.Argument(..., help="Run folder (its best step) or step folder."),
     out: Path = typer.Option(..., "--out", help="New folder for the model."),
     adapter_only: bool = typer.Option(
-        False, "--adapter-only", help="The LoRA adapter in peft format instead of the merged model."
+        False, "--adapter-only", help="The LoRA adapter in its library's format instead of the merged model."
     ),
     step: int | None = typer.Option(None, "--step", min=0, help="This step of the run instead of its best."),
     dtype: Dtype | None = typer.Option(
@@ -48,12 +48,16 @@ def export(
     typer.echo(f"{what[done.form]}: {done.parameters:,} parameters, {done.dtype}, {_size(size)}")
     typer.echo(
         f"loaded again by plain {done.library} in a fresh process and compared on {done.compared}:\n"
-        f"  largest difference of the logits {done.difference:.1e}, tolerance {done.tolerance:.1e}"
+        f"  largest difference of the {done.words.outputs} {done.difference:.1e}, tolerance {done.tolerance:.1e}"
     )
+    for one in done.further:
+        typer.echo(f"  of the {one.what} {one.difference:.1e}, tolerance {one.tolerance:.1e}")
     if done.rounding is not None:
         typer.echo(f"  rounding to {done.dtype} alone moves them by up to {done.rounding:.1e}")
     if done.form == "adapter" and done.base and not is_hub_id(done.base) and not done.base.startswith("embedded:"):
-        typer.echo(f"adapter_config.json names its base model as {done.base}: change that before you share the folder")
+        typer.echo(
+            f"{done.words.names_base} names its base model as {done.base}: change that before you share the folder"
+        )
     typer.echo(f"wrote {out} (README.md says how to load it)")
 
 

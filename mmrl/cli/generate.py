@@ -1,158 +1,113 @@
-"""`mmrl generate CHECKPOINT --prompt TEXT --image FILE`: answers about a picture, boxes drawn on it."""
+"""`mmrl generate CHECKPOINT --prompt TEXT`: answers about pictures, or pictures, as the model's family makes them."""
 
 from __future__ import annotations
 
-import json
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import typer
 
 from mmrl.data.records import FRAMES
 from mmrl.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from mmrl.config import Config
-
-COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#7768ae", "#e1bc29")
-
-DEFAULT_FRAME = "norm1000"
 Frame = StrEnum("Frame", {name: name for name in FRAMES})  # type: ignore[misc]
 
 
 def generate(
     checkpoint: Path = typer.Argument(..., help="Run folder (its best), step folder or exported folder."),
-    prompt: str = typer.Option(..., "--prompt", help="The question."),
-    image: list[Path] | None = typer.Option(None, "--image", help="Picture file; may be given several times."),
-    n: int = typer.Option(1, "--n", min=1, max=10_000, help="Answers; one is greedy, several are sampled."),
-    seed: int = typer.Option(0, "--seed", min=0, max=2**63 - 1, help="Random seed of the samples."),
+    prompt: str | None = typer.Option(None, "--prompt", help="The question, or what the picture shows."),
+    prompts: Path | None = typer.Option(
+        None, "--prompts", help="Image models: a file of prompts (text, one a line, or JSONL) in place of --prompt."
+    ),
+    image: list[Path] | None = typer.Option(
+        None, "--image", help="Vision-language models: picture file; may be given several times."
+    ),
+    n: int | None = typer.Option(
+        None, "--n", min=1, max=10_000, help="Answers (default 1, greedy; several are sampled) or pictures (default 4)."
+    ),
+    seed: int | None = typer.Option(None, "--seed", min=0, max=2**63 - 1, help="Random seed; default 0."),
+    steps: int | None = typer.Option(
+        None, "--steps", min=1, max=1000, help="Image models: denoising steps; default sampling.eval_steps."
+    ),
+    guidance: float | None = typer.Option(
+        None, "--guidance", min=0.0, help="Image models: guidance scale; default sampling.eval_guidance."
+    ),
+    height: int | None = typer.Option(
+        None, "--height", min=1, max=16384, help="Image models: pixels; default the run's."
+    ),
+    width: int | None = typer.Option(
+        None, "--width", min=1, max=16384, help="Image models: pixels; default the run's."
+    ),
+    compare: str | None = typer.Option(
+        None,
+        "--compare",
+        help="Image models: another model beside this one, with equal seeds: folder, run, hub id, or `base`, the model "
+        "that training began from.",
+    ),
     frame: Frame | None = typer.Option(
         None,
         "--frame",
-        help=f"Coordinates of the answers' boxes; default as in the run's records, else {DEFAULT_FRAME}.",
+        help="Vision-language models: coordinates of the answers' boxes; default as in the run's records.",
     ),
     config: str | None = typer.Option(None, "--config", help="Configuration; default the run's own."),
     base: str | None = typer.Option(None, "--base", help="Base model of an adapter, where it is not found."),
-    out: Path = typer.Option(Path("generated"), "--out", help="Folder for the pictures with boxes and answers.json."),
+    out: Path = typer.Option(Path("generated"), "--out", help="Folder for the pictures and a JSON that tells of them."),
 ) -> None:
-    """Answer a question about pictures; write the answers and the pictures with the boxes drawn on them."""
-    from mmrl.cli.checkpoints import require_checkpoint
+    """Answer a question about pictures, or make pictures of a prompt."""
+    given: dict[str, Any] = {
+        "prompt": prompt,
+        "prompts": prompts,
+        "image": image or None,
+        "n": n,
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "height": height,
+        "width": width,
+        "compare": compare,
+        "frame": None if frame is None else frame.value,
+        "config": config,
+        "base": base,
+        "out": out,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    from mmrl import families
+    from mmrl.cli.checkpoints import family_of, require_checkpoint
 
     folder = require_checkpoint(checkpoint)
-    if not prompt.strip():
-        raise UserError("--prompt: the question is empty")
-    if any("\ud800" <= c <= "\udfff" for c in prompt):
-        raise UserError("--prompt: not valid text in this terminal's encoding; write it in UTF-8")
-    for path in image or []:
-        if not path.is_file():
-            raise UserError(f"--image {path}: no such file")
-    resolved = settings(folder, config, base=base)
-    used = frame.value if frame is not None else frame_of(resolved) if image else DEFAULT_FRAME
-    answers = answer(resolved, prompt, image or [], n=n, seed=seed, frame=used)
-    for path in write_answers(answers, out, prompt=prompt, checkpoint=str(checkpoint), seed=seed, frame=used):
+    check_values(given)
+    name = family_of(folder, config)
+    make: Callable[..., list[Path]] | None = getattr(families.entry(name), "generate", None)
+    if make is None:
+        raise UserError(f"{checkpoint}: models of family {name!r} do not generate from the command line")
+    check_options(given, make, name)
+    for path in make(folder, **given):
         typer.echo(f"wrote {path}")
 
 
-def answer(resolved: Config, prompt: str, images: list[Path], *, n: int, seed: int, frame: str) -> list[dict[str, Any]]:
-    """`n` answers of the configuration's model as {"prompt", "output", "images": [PIL], "boxes": [pixel boxes on the
-    first picture]}.
-
-    frame   the coordinates the model writes its boxes in.
-    """
-    from mmrl import families
-    from mmrl.core.streams import Streams
-    from mmrl.data.records import Record
-    from mmrl.training.rollouts import Request
-    from mmrl.training.setup import prepare_machine
-
-    prepare_machine(resolved)
-    policy = families.entry(resolved.family).load_policy(resolved)
-    pictures = tuple(str(p.resolve()) for p in images)
-    record = Record(id="generate", task="detection", prompt=prompt, images=pictures, frame=frame)
-    rollouts = policy.rollout([Request(record, n)], Streams(seed, 0, "generate"), greedy=n == 1)
-    answers: list[dict[str, Any]] = policy.describe(rollouts, range(len(rollouts)))
-    return answers
+def check_values(given: dict[str, Any]) -> None:
+    """What is wrong for every family."""
+    prompt = given.get("prompt")
+    if prompt is not None and not prompt.strip():
+        raise UserError("--prompt: it is empty")
+    if prompt is not None and any("\ud800" <= c <= "\udfff" for c in prompt):
+        raise UserError("--prompt: not valid text in this terminal's encoding; write it in UTF-8")
+    for path in given.get("image", []):
+        if not path.is_file():
+            raise UserError(f"--image {path}: no such file")
 
 
-def settings(checkpoint: Path, config: str | None, *, base: str | None = None) -> Config:
-    """The configuration given, else the run's own, else the defaults (an exported folder has none); its model.path is
-    the checkpoint's model."""
-    from mmrl import config_io
-    from mmrl.training.stored import model_folder, run_config, run_folder
-
-    model = model_folder(checkpoint)
-    exported = any((model / name).is_file() for name in ("config.json", "adapter_config.json"))
-    if config is not None or run_folder(checkpoint) is not None or not exported:
-        return run_config(checkpoint, config, model=model, base=base)
-    plain = {
-        "family": "vlm",
-        "recipe": "grpo",
-        "model": {"path": str(model.resolve()), "base": base},
-        "data": {"train": "digits:train"},
-    }
-    return config_io.build(plain, folder=Path.cwd(), where=str(checkpoint))
-
-
-def frame_of(config: Config) -> str:
-    """The coordinate frame of the training records, if they can still be read and all have the same."""
-    from mmrl import config_io, families
-    from mmrl.data.read import scan
-    from mmrl.data.records import Record
-
-    entries = config.data.train
-    require: Literal["answer", "response"] = "answer"
-    if config_io.recipe_of(config).experience == "records":
-        require = "response"
-    found = set()
-    for name in [entries] if isinstance(entries, str) else entries:
-        if config_io.is_embedded(name):
-            found |= {record.frame for record in families.entry(config.family).builtin(name)}
-        elif Path(name).exists():
-            found |= {row.frame for row in scan(Path(name), require=require) if isinstance(row, Record)}
-        else:
-            return DEFAULT_FRAME
-    return found.pop() if len(found) == 1 else DEFAULT_FRAME
-
-
-def write_answers(
-    answers: list[dict[str, Any]], out: Path, *, prompt: str, checkpoint: str, seed: int, frame: str
-) -> list[Path]:
-    """Print the answers; write answers.json and one PNG an answer that has a picture. Returns the files."""
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("answer-*.png") if (out / "answers.json").exists() else ():
-        old.unlink()  # of an earlier call: the file beside them tells of these answers only
-    written, rows = [], []
-    for i, item in enumerate(answers):
-        typer.echo(printable(item["output"]))
-        row = {"output": item["output"], "boxes": item.get("boxes") or []}
-        if item.get("images"):
-            path = out / f"answer-{i}.png"
-            draw_boxes(item["images"][0], row["boxes"]).save(path)
-            row["image"] = path.name
-            written.append(path)
-        rows.append(row)
-    file = out / "answers.json"
-    body = {"checkpoint": checkpoint, "prompt": prompt, "seed": seed, "frame": frame, "answers": rows}
-    file.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return [*written, file]
-
-
-def printable(text: str) -> str:
-    """Model output for a terminal: control characters, which could steer it, become a replacement sign."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def draw_boxes(image: Image.Image, boxes: list[list[float]], *, side: int = 512) -> Image.Image:
-    """A copy with the boxes (pixels, x1 y1 x2 y2) outlined; pictures smaller than `side` are enlarged first."""
-    from PIL import Image, ImageDraw
-
-    scale = max(1, side // max(image.size))
-    large = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    pen = ImageDraw.Draw(large)
-    for i, (x1, y1, x2, y2) in enumerate(boxes):
-        corners = [min(x1, x2) * scale, min(y1, y2) * scale, max(x1, x2) * scale, max(y1, y2) * scale]
-        pen.rectangle(corners, outline=COLOURS[i % len(COLOURS)], width=max(2, side // 170))
-    return large
+def check_options(given: dict[str, Any], make: Callable[..., Any], family: str) -> None:
+    """The keyword-only parameters of a family's `generate` are the options it takes; those without a default are
+    needed. Nothing that was given is ignored."""
+    known = {p.name: p for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    for name in given:
+        if name not in known:
+            takes = ", ".join(f"--{other}" for other in known)
+            raise UserError(f"--{name}: a model of family {family!r} does not take it; it takes {takes}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise UserError(f"--{name}: missing; a model of family {family!r} needs it")

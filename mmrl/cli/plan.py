@@ -73,12 +73,23 @@ def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
             "  (each row counts its prompt; model.shared_prefix: packed counts it once a prompt and"
             " needs fewer pieces, a recipe that keeps groups whole needs larger ones)"
         )
+    if images := getattr(config.model, "piece_rows", None):
+        an_update = -(-per_rank // minibatches) * group
+        cut = -(-an_update // images)
+        out.append(
+            f"gradients accumulate over pieces of one denoising step of at most {count(images, 'image')}:"
+            f" {count(cut, 'piece')} for each trained step, an optimiser step and rank"
+        )
     out.append(f"{train.steps} steps = {train.steps * rows} rollouts, {train.steps * updates} optimiser steps")
     if train.max_seconds is not None:
-        cut = config.optimiser.schedule != "constant"
+        planned = config.optimiser.schedule != "constant"
         out.append(
             f"ends earlier once {train.max_seconds:g} s of training are used up (train.max_seconds)"
-            + (f"; the {config.optimiser.schedule} schedule is laid out over all {train.steps} steps" if cut else "")
+            + (
+                f"; the {config.optimiser.schedule} schedule is laid out over all {train.steps} steps"
+                if planned
+                else ""
+            )
         )
     return out
 

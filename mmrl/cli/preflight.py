@@ -11,7 +11,7 @@ from mmrl.errors import UserError
 def problems(config: Config) -> list[str]:
     """One line per problem; empty when a run can start. Imports torch (stages are tensor functions)."""
     found = []
-    for look in (_plugins, _stages, _selection, _rewards):
+    for look in (_plugins, _stages, _selection, _rewards, _family):
         try:
             look(config)
         except UserError as error:
@@ -49,9 +49,21 @@ def _selection(config: Config) -> None:
 
 
 def _rewards(config: Config) -> None:
-    """Find every named reward and check its options. `auto` depends on the records, so it is left to them."""
+    """Find every named reward and judge and check its options. `auto` depends on the records, so it is left to them."""
     from mmrl.rewards import registry
 
-    for component in config.rewards.components:
+    for component in (*config.rewards.components, *config.eval.judges):
         if component.name != "auto":
             registry.bind_options(registry.find(component.name), component.options)
+
+
+def _family(config: Config) -> None:
+    """What the family itself refuses (`check(config)` of its entry module, if it has one)."""
+    from mmrl import families
+    from mmrl.training.policy import Policy
+
+    entry = families.entry(config.family)
+    if config.distributed.mode == "fsdp2" and entry.POLICY.shard is Policy.shard:
+        raise UserError(f"distributed.mode: fsdp2 is not available for family {config.family!r}; use ddp")
+    if hasattr(entry, "check"):
+        entry.check(config)

@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 
 from mmrl.data.images import MAX_PIXELS, MAX_SIDE, open_image
-from mmrl.data.read import scan
+from mmrl.data.read import TEXT, scan
 from mmrl.data.records import Record
-from mmrl.data.rows import Require
+from mmrl.data.rows import PICTURE_TASK, Require
 from mmrl.errors import UserError
 
 SHOWN = 50
@@ -32,12 +32,16 @@ class Report:
 def check_file(
     path: str | Path,
     *,
-    require: Require = "answer",
+    require: Require | None = None,
     max_side: int = MAX_SIDE,
     max_pixels: int = MAX_PIXELS,
 ) -> Report:
-    """Read every row and decode every picture (each file once). A missing or empty file raises UserError."""
+    """Read every row and decode every picture (each file once). A missing or empty file raises UserError.
+
+    require: what a row must have besides its prompt; None = an answer, in a text file of prompts nothing.
+    """
     file = Path(path).expanduser()
+    require = require or ("prompt" if file.suffix == TEXT else "answer")
     good: list[Record] = []
     problems: list[str] = []
     pictures: dict[str, str | None] = {}
@@ -91,9 +95,22 @@ def _summary(file: Path, good: list[Record], problems: list[str], n_pictures: in
         lines.append(f"prompt length in characters: {min(lengths)} to {max(lengths)}, median {median(lengths):g}")
         demos = sum(r.response is not None for r in good)
         lines.append(f"records with a response to imitate: {demos}")
+        lines += _prompts_for_pictures([r for r in good if r.task == PICTURE_TASK])
     lines += problems[:SHOWN]
     if len(problems) > SHOWN:
         lines.append(f"... and {len(problems) - SHOWN} more bad rows")
+    return lines
+
+
+def _prompts_for_pictures(records: list[Record]) -> list[str]:
+    """How many differ, and what is told beside them: tags with their counts, other fields by name."""
+    if not records:
+        return []
+    lines = [f"prompts for pictures: {len(records)}, {len({r.prompt for r in records})} of them different"]
+    if tags := Counter(str(r.meta["tag"]) for r in records if "tag" in r.meta):
+        lines.append("tags: " + ", ".join(f"{name} {n}" for name, n in tags.most_common()))
+    if fields := Counter(key for r in records for key in r.meta if key != "tag"):
+        lines.append("further fields: " + ", ".join(f"{name} {n}" for name, n in fields.most_common()))
     return lines
 
 

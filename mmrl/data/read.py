@@ -1,4 +1,7 @@
-"""Records from files: JSONL (one object a line), parquet, or folders saved by `datasets`. Loads no torch."""
+"""Records from files: JSONL (one object a line), prompts as text (one a line), parquet, or folders saved by `datasets`.
+
+Loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from mmrl.data.records import Record
 from mmrl.data.rows import Require, make_record
 from mmrl.data.tables import is_table, table_rows
 from mmrl.errors import UserError
+
+#: Files of prompts alone: one a line, lines that are blank or start with # are passed over.
+TEXT = ".txt"
 
 
 def read_records(
@@ -58,6 +64,8 @@ def scan(
     if not path.exists():
         raise UserError(f"data: no such file {path}")
     seen = {} if seen is None else seen
+    if path.suffix == TEXT and require != "prompt":
+        raise UserError(f"data: {path} holds prompts only, and each record needs a {require} too; write JSONL")
     folder = path.parent.resolve()
     for number, row in _rows(path):
         where = f"{path}:{number}"
@@ -92,10 +100,31 @@ def _rows(path: Path) -> Iterator[tuple[int | str, Any]]:
     if path.suffix == ".json":
         yield from _array(path)
         return
+    if path.suffix == TEXT and path.is_file():
+        yield from _prompts(path)
+        return
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield number, _parse(line.strip(b"\r\n"), f"{path}:{number}", first=number == 1)
+
+
+def _prompts(path: Path) -> Iterator[tuple[int, Any]]:
+    """The prompts of a text file as rows; their numbers are those of the lines, comments and blank lines counted."""
+    found = False
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                found = True
+                yield number, _not_utf8(f"{path}:{number}", error)
+                continue
+            if text and not text.startswith("#"):
+                found = True
+                yield number, {"prompt": text}
+    if not found:
+        raise UserError(f"data: no prompts in {path}; write one a line")
 
 
 def _array(path: Path) -> Iterator[tuple[str, Any]]:
@@ -121,13 +150,17 @@ def _parse(line: bytes, where: str, *, first: bool) -> Any:
     except UnicodeEncodeError:
         return UserError(f"{where}: half a surrogate pair (an escape \\ud800 to \\udfff alone); write whole characters")
     except UnicodeDecodeError as error:
-        return UserError(f"{where}: not UTF-8 text (byte {error.start}); save the file as UTF-8")
+        return _not_utf8(where, error)
     except json.JSONDecodeError as error:
         return UserError(f"{where}: broken JSON at {_place(error)}: {error.msg}; write one object a line")
     except RecursionError:
         return UserError(f"{where}: JSON nested too deeply")
     except ValueError as error:
         return UserError(f"{where}: {error}")
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
+    return UserError(f"{where}: not UTF-8 text (byte {error.start}); save the file as UTF-8")
 
 
 def _place(error: json.JSONDecodeError) -> str:

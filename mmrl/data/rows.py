@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,17 @@ from mmrl.data.messages import check_messages, without_nulls
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 
-Require = Literal["answer", "response"]
+#: What a row must have besides its prompt: an answer (rewards), a response (imitation), or nothing (a prompt is enough:
+#: models that make pictures).
+Require = Literal["answer", "response", "prompt"]
 #: Every column a row may have; the second line are other names for columns of the first.
 FIELDS = ("id", "task", "prompt", "images", "videos", "answer", "response", "frame", "meta")
 ALIASES = ("image", "image_path", "video", "problem", "solution", "conversations")
 _KEPT_IN_META = ("accu_reward_method",)
+#: The task of rows that are only prompts: make a picture. Their further columns are what rewards read of them.
+PICTURE_TASK = "image"
+#: A further column this much like a known one is a slip of the pen.
+_ALIKE = 0.85
 _TOO_MANY = {"images": ("image", "image_path"), "videos": ("video",), "prompt": ("problem", "conversations")}
 
 
@@ -31,12 +38,15 @@ def make_record(row: Any, *, where: str, default_id: str, folder: Path, require:
     """The Record of a row. `folder`: what its paths are relative to."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected one object {{...}} a line, got {type(row).__name__}")
-    _check_fields(row, where)
+    bare = require == "prompt" or row.get("task") == PICTURE_TASK
+    own = _check_fields(row, where, open_ended=bare)
     row = {k: v for k, v in row.items() if v is not None}
     name = _id(row.get("id", default_id), where)
     where = f"{where} (record {name!r})" if "id" in row else where
     dialogue = read_dialogue(row["conversations"], where) if "conversations" in row else None
     prompt = _prompt(row, dialogue, where)
+    if bare and not isinstance(prompt, str):
+        raise UserError(f"{where}: the prompt of a picture is plain text, not chat messages")
     frame = str(row.get("frame", "norm1000"))
     check_frame(frame, where)
     images = _media(row, "images", folder, where) or tuple(
@@ -49,7 +59,7 @@ def make_record(row: Any, *, where: str, default_id: str, folder: Path, require:
         check_messages(prompt, n_images=len(images), n_videos=len(videos), where=where)
         prompt = without_nulls(prompt)
     answer, response, task = _answer(row, dialogue, where, require)
-    record = Record(name, task, prompt, images, videos, answer, response, frame, _meta(row, where))
+    record = Record(name, task, prompt, images, videos, answer, response, frame, _meta(row, own, where))
     if answer is not None:
         check_answer(record, where)
     return record
@@ -61,15 +71,18 @@ def _id(value: Any, where: str) -> str:
     return str(value)
 
 
-def _check_fields(row: Mapping[str, Any], where: str) -> None:
+def _check_fields(row: Mapping[str, Any], where: str, *, open_ended: bool) -> list[str]:
+    """The columns that go to `meta` as they are: with `open_ended`, all that are not like a known one."""
     known = (*FIELDS, *ALIASES, *_KEPT_IN_META)
-    for key in row:
-        if key not in known:
+    own = [key for key in row if key not in known]
+    for key in own:
+        if not open_ended or get_close_matches(str(key), known, n=1, cutoff=_ALIKE):
             raise UserError(f"{where}: unknown field {key!r}{nearest(str(key), known)}; own fields belong under 'meta'")
     for key, others in _TOO_MANY.items():
         given = [k for k in (key, *others) if row.get(k) is not None]
         if len(given) > 1:
             raise UserError(f"{where}: {given[0]!r} and {given[1]!r} mean the same; give one of them")
+    return own
 
 
 def _prompt(row: Mapping[str, Any], dialogue: Dialogue | None, where: str) -> Any:
@@ -134,7 +147,9 @@ def _answer(
     if require == "response" and response is None:
         raise UserError(f'{where}: record without response; supervised training imitates "response"')
     task = row.get("task")
-    if task is None:
+    if task is None and require == "prompt":
+        task = PICTURE_TASK
+    elif task is None:
         task = infer_task(answer) if answer is not None else "text"
     if not isinstance(task, str) or not task:
         raise UserError(f"{where}: task must be a name, got {task!r}")
@@ -200,8 +215,11 @@ def _show(box: Box) -> str:
     return "[" + ", ".join(f"{v:g}" for v in box) + "]"
 
 
-def _meta(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _meta(row: Mapping[str, Any], own: Sequence[str], where: str) -> dict[str, Any]:
     meta = row.get("meta", {})
     if not isinstance(meta, dict):
         raise UserError(f"{where}: meta must be an object, got {type(meta).__name__}")
-    return {**meta, **{k: row[k] for k in _KEPT_IN_META if k in row}}
+    for key in own:
+        if key in meta:
+            raise UserError(f"{where}: {key!r} stands beside 'meta' and in it; keep one")
+    return {**meta, **{k: row[k] for k in (*_KEPT_IN_META, *own) if k in row}}

@@ -15,6 +15,8 @@ KNOWN: dict[str, tuple[str, str]] = {
     "eval/mean_iou": ("Held-out mean IoU", "greedy answers, scenes that ask for one box"),
     "eval/acc_50": ("Held-out accuracy at IoU 0.5", "share of greedy answers above IoU 0.5"),
     "eval/reward": ("Held-out reward", "mean reward of greedy answers"),
+    "eval/judge": ("Held-out judge", "mean of the rewards that are never trained on"),
+    "eval/diversity": ("Held-out diversity", "deviation of each pixel over the pictures of a prompt"),
     "kl": ("KL to the start", "per token; how far the policy has moved"),
     "clip_high": ("Clipped above", "share of tokens whose ratio hit the upper bound"),
     "clip_low": ("Clipped below", "share of tokens whose ratio hit the lower bound"),
@@ -29,6 +31,17 @@ KNOWN: dict[str, tuple[str, str]] = {
     "truncated": ("Truncated answers", "share that ran into the length limit"),
     "loss": ("Loss", "sum of the terms; need not fall"),
     "lr": ("Learning rate", ""),
+}
+#: The same for models that draw: their decisions are denoising steps.
+DRAWN: dict[str, tuple[str, str]] = {
+    "eval/reward": ("Held-out reward", "mean over pictures of the noiseless sampler"),
+    "kl": ("KL to the start", "per denoising step; how far the policy has moved"),
+    "clip_high": ("Clipped above", "share of denoising steps whose ratio hit the upper bound"),
+    "clip_low": ("Clipped below", "share of denoising steps whose ratio hit the lower bound"),
+    "length": ("Trained steps", "denoising steps of a picture that are trained"),
+    "tokens_per_s": ("Denoising steps per second", "trained ones over the time of a whole step"),
+    "flat_groups": ("Groups without spread", "share where all pictures earned the same"),
+    "distinct": ("Distinct pictures", "share of different pictures among the rollouts"),
 }
 NOT_CURVES = {"step", "rows", "updates"}
 MAIN = 12  # charts shown at once; the rest is folded
@@ -54,8 +67,10 @@ class Curves:
     merged: int
 
 
-def curves(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curves:
-    """A chart for every numeric metric of any run; run i keeps its number, so that colours agree everywhere."""
+def curves(runs: Sequence[Sequence[Mapping[str, Any]]], *, drawn: bool = False) -> Curves:
+    """A chart for every numeric metric of any run; run i keeps its number, so that colours agree everywhere. drawn: the
+    words of models that draw."""
+    known = KNOWN | DRAWN if drawn else KNOWN
     series: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for i, rows in enumerate(runs):
         for row in rows:
@@ -63,7 +78,7 @@ def curves(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curves:
                 if key in NOT_CURVES or not _is_number(value):
                     continue
                 series.setdefault(key, {}).setdefault(i, []).append((float(row.get("step", 0)), float(value)))
-    order = {name: rank for rank, name in enumerate(KNOWN)}
+    order = {name: rank for rank, name in enumerate(known)}
     steps: dict[int, list[list[float]]] = {}
     charts, merged = [], 1
 
@@ -72,7 +87,7 @@ def curves(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curves:
         return len(values) == 1, order.get(name, len(order)), name
 
     for name in sorted(series, key=rank):
-        chart = Chart(name, *KNOWN.get(name, (name.replace("_", " ").replace("/", ": "), "")))
+        chart = Chart(name, *known.get(name, (name.replace("_", " ").replace("/", ": "), "")))
         for run, points in series[name].items():
             merged = max(merged, math.ceil(len(points) / POINTS))
             thin = thinned(sorted(points))

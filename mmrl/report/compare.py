@@ -13,7 +13,15 @@ from mmrl.report.runs import Run
 UNGROUPED = ("seed", "out", "device", "threads", "log.", "checkpoint.", "eval.samples")
 #: What the table of settings leaves out.
 UNINTERESTING = ("out", "log.project")
-TITLES = {"mean_iou": "Mean IoU", "acc_50": "Accuracy at IoU 0.5", "reward": "Reward"}
+TITLES = {
+    "mean_iou": "Mean IoU",
+    "acc_50": "Accuracy at IoU 0.5",
+    "judge": "Judge",
+    "reward": "Reward",
+    "diversity": "Diversity",
+}
+#: Neither better nor worse when they rise or fall: told as a share of the start's.
+SHARES = ("diversity",)
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,16 @@ def chance_of(runs: Sequence[Run], name: str) -> float | None:
 
 
 def title_of(name: str) -> str:
-    return TITLES.get(name, name.replace("_", " ").capitalize())
+    return TITLES.get(name, name.replace("_", " ").replace("/", ": ").capitalize())
+
+
+def share_of_start(values: Sequence[tuple[float, float]]) -> str:
+    """After as a share of before, over (before, after) pairs: `88 % of start`, `88 ± 3 % of start` over several."""
+    shares = [100 * after / before for before, after in values if before]
+    if not shares:
+        return "–"
+    deviation = f" ± {statistics.stdev(shares):.0f}" if len(set(shares)) > 1 else ""
+    return f"{statistics.fmean(shares):.0f}{deviation} % of start"
 
 
 def _metric(name: str, runs: Sequence[Run], grouped: Sequence[Group]) -> Metric:
@@ -160,8 +177,8 @@ def _metric(name: str, runs: Sequence[Run], grouped: Sequence[Group]) -> Metric:
             run=i,
             before=f"{b:.3f}",
             after=f"{a:.3f}",
-            change=f"{a - b:+.3f}",
-            verdict="up" if a > b else "down" if a < b else "",
+            change=share_of_start([(b, a)]) if name in SHARES else f"{a - b:+.3f}",
+            verdict="" if name in SHARES else "up" if a > b else "down" if a < b else "",
             track=(100 * b / top, 100 * a / top) if shown else None,
             against_first="" if i == 0 or reference is None else f"{a - reference:+.3f}",
         )
@@ -171,7 +188,8 @@ def _metric(name: str, runs: Sequence[Run], grouped: Sequence[Group]) -> Metric:
     for g, group in enumerate(grouped):
         own = [found[i] for i in group.runs if i in found]
         if len(own) > 1:
-            means.append(Mean(g, spread([a for _, a in own]), spread([a - b for b, a in own], sign="+"), len(own)))
+            moved = share_of_start(own) if name in SHARES else "change " + spread([a - b for b, a in own], sign="+")
+            means.append(Mean(g, spread([a for _, a in own]), moved, len(own)))
     return Metric(
         name=name,
         title=title_of(name),

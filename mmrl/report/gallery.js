@@ -20,6 +20,7 @@ function nowOf(sample) { // what is on show: [{run, first, now}]
   return out;
 }
 
+const changed = ({ first, now }) => now.output !== first.output || String(now.pictures ?? "") !== String(first.pictures ?? "");
 const mean = values => values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
 const known = values => values.filter(value => value !== null);
 
@@ -29,7 +30,9 @@ function wanted() { // samples that pass the filters, sorted: [{sample, now}]
     if (!now.length || samples.task && sample.task !== samples.task) return false;
     if (samples.only === "wrong" && !now.some(n => n.now.right === false)) return false;
     if (samples.only === "right" && !now.every(n => n.now.right === true)) return false;
-    if (samples.only === "changed" && !now.some(n => n.now.output !== n.first.output)) return false;
+    if (samples.only === "changed" && !now.some(changed)) return false;
+    if (samples.only === "better" && !now.some(n => rise(n.now.total, n.first.total) > 0)) return false;
+    if (samples.only === "worse" && !now.some(n => rise(n.now.total, n.first.total) < 0)) return false;
     return !text || [sample.prompt, sample.id, ...now.map(n => n.now.output)].some(t => t.toLowerCase().includes(text));
   };
   const rows = DATA.samples.map(sample => ({ sample, now: nowOf(sample) })).filter(keep);
@@ -70,6 +73,10 @@ function figure(parent, sample, answer, caption, run, same) {
 }
 
 function addSample(parent, { sample, now }) {
+  if (sample.drawn) {
+    addDrawn(parent, { sample, now });
+    return;
+  }
   const card = make("article", { class: "card sample", "data-id": sample.id }, parent);
   const head = make("div", { class: "head" }, card);
   make("span", {}, head, sample.id);
@@ -89,12 +96,14 @@ function showSamples() {
   const cards = document.getElementById("cards");
   if (!cards) return;
   const rows = wanted(), columns = Math.max(0, ...rows.map(row => row.now.length)) * (samples.beside ? 2 : 1);
+  const drawn = rows.filter(row => row.sample.drawn), texts = columns > 4 ? "100%" : columns > 1 ? "440px" : "260px";
   cards.replaceChildren();
-  cards.style.setProperty("--wide", columns > 4 ? "100%" : columns > 1 ? "440px" : "260px");
+  cards.style.setProperty("--wide", rows.length && drawn.length === rows.length ? `${drawnWidth(drawn)}px` : texts);
   for (const row of rows.slice(0, samples.limit)) addSample(cards, row);
   if (!rows.length) make("p", { class: "empty" }, cards, "No sample passes these filters.");
   const shown = Math.min(samples.limit, rows.length), total = DATA.samples.length;
   document.getElementById("count").textContent = rows.length === total && shown === total ? `${total} records` : `${shown} of ${rows.length} that pass, ${total} records`;
   document.getElementById("more-samples").hidden = shown === rows.length;
   document.getElementById("step-value").textContent = String(samples.step);
+  showZoom(false);
 }

@@ -14,6 +14,8 @@ from mmrl.report.pictures import Pictures
 
 RECORDS = 200  # shown on a page
 ANSWERS = 12_000  # kept on a page, over records, runs and steps
+DRAWN_BYTES = 20_000_000  # of pictures that models drew, about; each step has other ones
+THUMBNAIL_BYTES = 30_000  # of one of them at most, about: large ones are made smaller
 OVERLAP = 0.5  # IoU from which a box counts as found
 #: Components that say nothing about whether an answer is right.
 BESIDE = {"format", "confidence", "overlong"}
@@ -23,7 +25,11 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. Boxes are x, y, width, height in the picture's pixels; picture: a number of `Gallery.pictures`."""
+    """One answer. Boxes are x, y, width, height in the picture's pixels; picture: a number of `Gallery.pictures`.
+
+    pictures, totals    of a model that draws: its pictures of the prompt and the reward of each; empty for texts. Then
+                        `reward` and `total` are means over them, and nothing is called right.
+    """
 
     step: int
     output: str
@@ -32,26 +38,33 @@ class Answer:
     total: float | None
     right: bool | None
     picture: int | None
+    pictures: list[int] = field(default_factory=list)
+    totals: list[float | None] = field(default_factory=list)
 
 
 @dataclass
 class Sample:
-    """One record: what was asked, and the answers of each run in order of steps."""
+    """One record: what was asked, and the answers of each run in order of steps. drawn: they are pictures."""
 
     id: str
     task: str
     prompt: str
     gold: list[Box]
+    drawn: bool = False
     answers: dict[int, list[Answer]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """notes: what was left out to keep the page small."""
+    """notes: what was left out to keep the page small. drawn: every sample is a picture that a model drew."""
 
     samples: list[Sample]
     pictures: Pictures
     notes: list[str]
+
+    @property
+    def drawn(self) -> bool:
+        return bool(self.samples) and all(sample.drawn for sample in self.samples)
 
 
 def collect(runs: Sequence[Path], problems: Sequence[list[str]]) -> Gallery:
@@ -63,22 +76,39 @@ def collect(runs: Sequence[Path], problems: Sequence[list[str]]) -> Gallery:
     if len(ids) > RECORDS:
         notes.append(f"The first {RECORDS} of {len(ids)} sampled records are shown.")
         ids = ids[:RECORDS]
+    drawn = any(row.get("drawn") for rows in first for row in rows.values())
     per_run = max(2, ANSWERS // max(1, len(ids) * len(runs)))
+    if drawn:
+        per_run = max(2, min(per_run, DRAWN_BYTES // max(1, sum(map(_weight, runs, first)))))
     if any(len(own) > per_run for own in files):
         notes.append(f"Of the steps with samples {per_run} a run are kept, evenly spaced, with the first and the last.")
     samples: dict[str, Sample] = {}
-    pictures = Pictures(len(ids))
+    pictures = Pictures(len(ids), drawn=drawn)
     for i, run in enumerate(runs):
         for file in evenly(files[i], per_run):
             for key, row in _rows(file).items():
                 if key not in samples and len(samples) < RECORDS and key in ids:
-                    samples[key] = Sample(
-                        key, str(row.get("task") or ""), prompt_text(row.get("prompt", "")), corners(row.get("gold"))
-                    )
+                    task, prompt = str(row.get("task") or ""), prompt_text(row.get("prompt", ""))
+                    samples[key] = Sample(key, task, prompt, corners(row.get("gold")), drawn=row.get("drawn") is True)
                 if key in samples:
                     answer = _answer(row, samples[key], file, run, pictures, problems[i])
                     samples[key].answers.setdefault(i, []).append(answer)
     return Gallery([samples[key] for key in ids if key in samples], pictures, notes)
+
+
+def _weight(run: Path, rows: Mapping[str, Mapping[str, Any]]) -> int:
+    """Bytes that the pictures of one step add to a page, about: as its first one, each."""
+    images = [name for row in rows.values() for name in _drawn_names(row)]
+    path = _find(images[0], run / "samples" / "step", run) if images else None
+    return len(images) * min(path.stat().st_size, THUMBNAIL_BYTES) if path else 0
+
+
+def _drawn_names(row: Mapping[str, Any]) -> list[str]:
+    """The files of the pictures that a model drew."""
+    if row.get("drawn") is not True:
+        return []
+    names = row.get("images")
+    return [str(name) for name in names] if isinstance(names, list) else [str(row["image"])] if row.get("image") else []
 
 
 def evenly(files: Sequence[Path], most: int) -> list[Path]:
@@ -193,16 +223,8 @@ def scores(reward: Any) -> list[tuple[str, float | None]]:
 def _answer(
     row: Mapping[str, Any], sample: Sample, file: Path, run: Path, pictures: Pictures, problems: list[str]
 ) -> Answer:
-    picture = None
-    if row.get("image"):
-        path = _find(str(row["image"]), file, run)
-        if path is None:
-            problems.append(f"{file.name}: picture {row['image']} is not in the run folder; shown without it")
-        else:
-            try:
-                picture = pictures.add(path)
-            except UserError as error:
-                problems.append(f"{file.name}: {error}; shown without it")
+    names = _drawn_names(row) if sample.drawn else [str(row["image"])] if row.get("image") else []
+    found = [number for name in names if (number := _picture(name, file, run, pictures, problems)) is not None]
     reward, boxes = scores(row.get("reward")), corners(row.get("boxes"))
     known = [value for _, value in reward if value is not None]
     total = row["total"] if _is_number(row.get("total")) else sum(known) if known else None
@@ -212,9 +234,30 @@ def _answer(
         boxes=boxes,
         reward=[(name, None if value is None else round(value, 4)) for name, value in reward],
         total=None if total is None else round(total, 4),
-        right=is_right(sample.gold, boxes, reward),
-        picture=picture,
+        right=None if sample.drawn else is_right(sample.gold, boxes, reward),
+        picture=found[0] if found else None,
+        pictures=found if sample.drawn else [],
+        totals=_totals(row.get("totals"), len(found)) if sample.drawn else [],
     )
+
+
+def _picture(name: str, file: Path, run: Path, pictures: Pictures, problems: list[str]) -> int | None:
+    path = _find(name, file, run)
+    if path is None:
+        problems.append(f"{file.name}: picture {name} is not in the run folder; shown without it")
+        return None
+    try:
+        return pictures.add(path)
+    except UserError as error:
+        problems.append(f"{file.name}: {error}; shown without it")
+        return None
+
+
+def _totals(values: Any, count: int) -> list[float | None]:
+    """A reward for each picture; none of them where they do not fit (a picture is gone)."""
+    if not isinstance(values, list) or len(values) != count:
+        return []
+    return [round(float(v), 4) if _is_number(v) else None for v in values]
 
 
 def _find(name: str, file: Path, run: Path) -> Path | None:

@@ -19,7 +19,7 @@ from mmrl.report.runs import Run, read_runs
 
 HEADLINES = 3
 STYLES = "page.css"
-SCRIPTS = ("charts.js", "gallery.js", "page.js")
+SCRIPTS = ("charts.js", "drawn.js", "gallery.js", "page.js")
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -32,7 +32,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     gallery = galleries.collect([run.path for run in read], [run.problems for run in read])
     groups = compare.groups(read)
     metrics = compare.metrics(read, groups)
-    drawn = charts.curves([run.metrics for run in read])
+    draws = all(run.draws for run in read)
+    drawn = charts.curves([run.metrics for run in read], drawn=draws)
     environment = Environment(
         loader=PackageLoader("mmrl.report", "."),
         autoescape=True,
@@ -48,6 +49,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         metrics=metrics,
         headlines=HEADLINES,
         verdicts=verdict.verdicts(read, groups, metrics[0].name) if metrics else [],
+        draws=draws,
         missing=verdict.missing(read, groups),
         settings=compare.differing(read) if len(read) > 1 else [],
         troubles=sorted((t for run in read for t in run.troubles), key=lambda t: (t.step, t.run)),
@@ -92,8 +94,16 @@ def page_data(
         "pictures": [
             {"uri": uri, "size": size} for uri, size in zip(gallery.pictures.uris, gallery.pictures.sizes, strict=True)
         ],
-        "samples": [_finite(asdict(sample)) for sample in gallery.samples],
+        "samples": [_lean(_finite(asdict(sample))) for sample in gallery.samples],
     }
+
+
+def _lean(sample: dict[str, Any]) -> dict[str, Any]:
+    """Without what only pictures have, for the thousands of answers that are texts."""
+    if not sample["drawn"]:
+        for answer in (answer for answers in sample["answers"].values() for answer in answers):
+            del answer["pictures"], answer["totals"]
+    return sample
 
 
 def _finite(value: Any) -> Any:

@@ -13,14 +13,15 @@ from mmrl.errors import UserError
 LARGEST = 640  # pixels of the longer side in the page
 LARGEST_OF_MANY = 320
 MANY = 24
+LARGEST_DRAWN = 384  # of models that draw: other pictures at every step
 PIXEL_ART = 200  # up to this size a picture stays as it is, pixel by pixel
 
 
 class Pictures:
     """Numbers pictures in the order they are asked for. The same file content is kept once."""
 
-    def __init__(self, expected: int) -> None:
-        self.largest = LARGEST if expected <= MANY else LARGEST_OF_MANY
+    def __init__(self, expected: int, *, drawn: bool = False) -> None:
+        self.largest = LARGEST_DRAWN if drawn else LARGEST if expected <= MANY else LARGEST_OF_MANY
         self.uris: list[str] = []
         self.sizes: list[tuple[int, int]] = []  # of the original, in whose pixels the boxes are
         self._known: dict[bytes, int] = {}

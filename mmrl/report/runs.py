@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class Run:
     """What a run folder holds. `problems` collects what was wrong with reading it, and warnings without structure.
 
     settings   the resolved configuration by dotted key, on top of what the summary says of it
+    draws      its samples are pictures that the model drew
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    draws: bool = False
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -80,7 +83,21 @@ def read_run(path: Path, number: int) -> Run:
         settings=_settings(text, summary, str(config), problems),
         troubles=troubles(metrics, number),
         problems=list(dict.fromkeys(problems)),
+        draws=_draws(path),
     )
+
+
+def _draws(run: Path) -> bool:
+    """The first sample of the first step says so. What is wrong with the file is told where the samples are read."""
+    file = next(iter(sorted((run / "samples").glob("step-*.jsonl"))), None)
+    if file is None:
+        return False
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        try:
+            row = json.loads(opened.readline() or "{}")
+        except ValueError:
+            return False
+    return isinstance(row, dict) and row.get("drawn") is True
 
 
 def read_summary(path: Path) -> dict[str, Any]:

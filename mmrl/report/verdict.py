@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmrl.report.compare import Group, chance_of, pair, spread, title_of
+from mmrl.report.compare import SHARES, Group, chance_of, pair, share_of_start, spread, title_of
 from mmrl.report.runs import Run
 
 LITTLE = 0.005  # smaller changes of a share are called none
@@ -24,14 +24,16 @@ class Verdict:
 
 
 def verdicts(runs: Sequence[Run], grouped: Sequence[Group], metric: str) -> list[Verdict]:
-    """One line a group on one metric, then each group that learns by reward against each control."""
+    """One line a group on one metric, with what became of the diversity where that was measured; then each group that
+    learns by reward against each control."""
     lines, gains = [], {}
     for group in grouped:
         found = [values for i in group.runs if (values := pair(runs[i], metric)) is not None]
         if not found:
             continue
         chance = chance_of([runs[i] for i in group.runs], metric)
-        beyond = "" if chance is None else f"; the best constant answer reaches {chance:.3f}"
+        constant = "picture" if runs[group.runs[0]].draws else "answer"
+        beyond = "" if chance is None else f"; the best constant {constant} reaches {chance:.3f}"
         gains[group] = [after - before for before, after in found]
         mean = statistics.fmean(gains[group])
         before, after = (spread(values) for values in zip(*found))
@@ -41,7 +43,7 @@ def verdicts(runs: Sequence[Run], grouped: Sequence[Group], metric: str) -> list
                 name=group.label if len(grouped) > 1 else "",
                 change=spread(gains[group], sign="+"),
                 tone=_tone(gains[group]),
-                text=f"{title_of(metric)} {_went(mean)} {before} to {after}{many}{beyond}.",
+                text=f"{title_of(metric)} {_went(mean)} {before} to {after}{many}{beyond}.{_kept(runs, group, metric)}",
             )
         )
     for group, own in gains.items():
@@ -50,6 +52,16 @@ def verdicts(runs: Sequence[Run], grouped: Sequence[Group], metric: str) -> list
                 continue
             lines.append(_against(group, own, control, theirs))
     return lines
+
+
+def _kept(runs: Sequence[Run], group: Group, metric: str) -> str:
+    """` Diversity is at 88 % of start.`, where a run says it."""
+    told = ""
+    for name in SHARES:
+        found = [values for i in group.runs if (values := pair(runs[i], name)) is not None]
+        if found and name != metric:
+            told += f" {title_of(name)} is at {share_of_start(found)}."
+    return told
 
 
 def _went(mean: float) -> str:

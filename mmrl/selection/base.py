@@ -76,7 +76,8 @@ def selector(name: str) -> Callable[[type[Selector]], type[Selector]]:
 
 def find(name: str, options: dict[str, Any]) -> type[Selector]:
     """The class, its options checked against its constructor. Raises UserError with the nearest name."""
-    import mmrl.selection.uniform  # noqa: F401  (registers itself)
+    import mmrl.selection.balanced
+    import mmrl.selection.uniform  # noqa: F401  (they register themselves)
 
     if name not in _SELECTORS:
         raise UserError(f"selection.name: unknown selector {name!r}{nearest(name, _SELECTORS)}")

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mmrl import config_io, families, yaml_io
 from mmrl.config import Config
@@ -19,7 +19,7 @@ from mmrl.training import checkpoint
 from mmrl.training.disk import writing
 from mmrl.training.exported import Exported, Wanted
 from mmrl.training.model_card import Facts, card
-from mmrl.training.setup import picture_limits, prepare_machine
+from mmrl.training.setup import needed, picture_limits, prepare_machine
 from mmrl.training.stored import model_folder, run_config, run_folder
 
 Tell = Callable[[str], None]
@@ -77,15 +77,20 @@ def check_target(out: Path) -> None:
 
 
 def sample_record(config: Config, tell: Tell) -> Record:
-    """A held-out record with a picture, else a training record, else a made one."""
+    """A held-out record with a picture, else a training record, else a made one. A family whose records need a prompt
+    only takes any of them."""
+    by_prompt = needed(config) == "prompt"
     for which in ("eval", "train"):
         source = getattr(config.data, which)
         try:
-            record = next(_readable(config, source, which), None)
+            record = next(_readable(config, source, which, pictures=not by_prompt), None)
         except UserError:
-            record = None  # a file that is gone; the made picture does as well, and is told
+            record = None  # a file that is gone; a made record does as well, and is told
         if record is not None:
             return record
+    if by_prompt:
+        tell("none of the run's records can be read any more: compared on a made prompt")
+        return Record("made", "image", "A red apple on a table")
     from PIL import Image
 
     tell("none of the run's records can be read any more: compared on a made picture")
@@ -93,10 +98,10 @@ def sample_record(config: Config, tell: Tell) -> Record:
     return Record("made", "detection", "What is in the picture?", (picture,))
 
 
-def _readable(config: Config, source: str | list[str] | None, which: str) -> Iterator[Record]:
+def _readable(config: Config, source: str | list[str] | None, which: str, *, pictures: bool) -> Iterator[Record]:
     limits = picture_limits(config)
     for record in records_of(config, source, which):
-        if isinstance(record, Record) and record.images:
+        if isinstance(record, Record) and (record.images or not pictures):
             try:
                 for image in record.images:
                     check_header(image, **limits)
@@ -107,7 +112,7 @@ def _readable(config: Config, source: str | list[str] | None, which: str) -> Ite
 
 def records_of(config: Config, source: str | list[str] | None, which: str) -> Iterator[Record | UserError]:
     """Record by record, bad rows as what is wrong with them. Raises UserError for a file that is not there."""
-    require: Literal["answer", "response"] = "answer"
+    require = needed(config)
     if which == "train" and config_io.recipe_of(config).experience == "records":
         require = "response"
     for name in [source] if isinstance(source, str) else source or []:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Form = Literal["full", "merged", "adapter"]
 
@@ -20,6 +23,37 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What a family's model card and the command call things; these are the words of models that answer questions.
+
+    outputs   what was compared, in the plural.
+    results   what the metrics were measured on.
+    constant  what the chance level is the level of.
+    samples   rows of a group.
+    units     what the run counted as its decisions.
+    wording   advice on prompts.
+    names_base    the file beside an adapter that names its base model.
+    """
+
+    outputs: str = "logits"
+    results: str = "Greedy answers to the held-out records"
+    constant: str = "the best constant answer"
+    samples: str = "answers"
+    units: str = "tokens in answers"
+    wording: str = "Ask as the training records ask: a model trained by reward knows their wording best."
+    names_base: str = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A further comparison, beside the one of `Exported`: how far `what` differs at most, and may differ."""
+
+    what: str
+    difference: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class Exported:
     """A folder that was written and compared with the model as its run evaluates it.
 
@@ -30,6 +64,9 @@ class Exported:
     difference   largest absolute difference of outputs, after merging and after a reload by a fresh process.
     rounding     the same difference that rounding to `dtype` makes; None when nothing was rounded.
     compared     on what: `64 positions of record 'a'`.
+    further      what else was compared after the reload.
+    notes        plain sentences for those who use the model.
+    settings     (name, value) of the family for the card's table of training.
     """
 
     form: Form
@@ -44,6 +81,18 @@ class Exported:
     tolerance: float
     rounding: float | None
     compared: str
+    further: tuple[Compared, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
+    words: Words = Words()
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; infinite for another shape or a NaN."""
+    if a.shape != b.shape:
+        return float("inf")
+    value = float((a - b).abs().max())
+    return value if value == value else float("inf")
 
 
 def looks_local(name: str) -> bool:

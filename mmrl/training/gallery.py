@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,43 +20,68 @@ from mmrl.training.batch import Scored
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Request, Rollouts
 
+LARGE = 200  # pixels of the longer side, above which a drawn picture is stored with losses
 Describe = Callable[[Rollouts, Sequence[int]], list[dict[str, Any]]]
 
 
 def write_samples(
     run: Path, step: int, policy: Policy, scorer: Scorer, records: Sequence[Record], *, seed: int
 ) -> None:
-    """One greedy output per record, its pictures, boxes and reward components."""
+    """`policy.gallery_rows` greedy outputs per record: texts with their pictures, boxes and reward components, or
+    pictures that the model drew. The same noise at every step: what changes is the model."""
     if not records:
         return
-    requests = [Request(record=r, n=1) for r in records]
-    rollouts = policy.rollout(requests, Streams(seed, step, "gallery"), greedy=True)
+    requests = [Request(record=r, n=policy.gallery_rows) for r in records]
+    rollouts = policy.rollout(requests, Streams(seed, 0, "gallery"), greedy=True)
     scored = scorer.score(rollouts.outputs, rollouts.records, rollouts.info)
     folder = run / "samples"
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    lines = []
-    for i, shown in enumerate(policy.describe(rollouts, range(len(rollouts)))):
-        images = shown.pop("images", [])
-        record, total = rollouts.records[i], float(scored.reward_n[i])
-        line = {"id": record.id, "task": record.task, **shown, "reward": _components(scored, i)}
-        line["total"] = total if math.isfinite(total) else None
-        if images:
-            line["image"] = _keep(images[0].convert("RGB"), rollouts.records[i].id, folder)
-        lines.append(json.dumps(line))
+    shown = policy.describe(rollouts, range(len(rollouts)))
+    rows: dict[int, list[int]] = {}
+    for i, prompt in enumerate(rollouts.keys["prompt"].tolist()):
+        rows.setdefault(prompt, []).append(i)
+    lines = [json.dumps(_line(rollouts, scored, own, [shown[i] for i in own], folder)) for own in rows.values()]
     (folder / f"step-{step:06d}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def _keep(image: Image.Image, record_id: str, folder: Path) -> str:
-    """Save the picture under `folder` unless it is there; returns images/NAME.png.
+def _line(
+    rollouts: Rollouts, scored: Any, rows: Sequence[int], shown: Sequence[dict[str, Any]], folder: Path
+) -> dict[str, Any]:
+    """One record, its outputs at `rows`: means of their rewards, and pictures that the model drew with a total each."""
+    record, first = rollouts.records[rows[0]], {key: value for key, value in shown[0].items() if key != "images"}
+    line = {"id": record.id, "task": record.task, **first}
+    totals = [float(scored.reward_n[i]) for i in rows]
+    line["reward"] = _means([_components(scored, i) for i in rows])
+    line["total"] = _means([{"total": t} for t in totals if math.isfinite(t)]).get("total")
+    pictures = [one["images"][0].convert("RGB") for one in shown if one.get("images")]
+    if drawn := bool(pictures) and not isinstance(rollouts.outputs[rows[0]], str):
+        line["drawn"] = True
+        line["images"] = [_keep(picture, record.id, folder, drawn=True) for picture in pictures]
+        line["totals"] = [t if math.isfinite(t) else None for t in totals]
+    if pictures:
+        line["image"] = line["images"][0] if drawn else _keep(pictures[0], record.id, folder)
+    return line
+
+
+def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """By name, over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: statistics.fmean(row[name] for row in rows if name in row) for name in names}
+
+
+def _keep(image: Image.Image, record_id: str, folder: Path, *, drawn: bool = False) -> str:
+    """Save the picture under `folder` unless it is there; returns images/NAME.png. Large pictures that a model drew are
+    JPEG: there are new ones at every step.
 
     The name is a hash of the record's id and of the pixels: one picture serves all steps, and a run that goes on with
     other records (or other pictures under the same ids) never shows its boxes on old ones.
     """
     key = hashlib.blake2b(f"{record_id}\n{image.size}\n".encode(), digest_size=8)
     key.update(image.tobytes())
-    name = f"images/{key.hexdigest()}.png"
+    kind = "JPEG" if drawn and max(image.size) > LARGE else "PNG"
+    name = f"images/{key.hexdigest()}.{'jpg' if kind == 'JPEG' else 'png'}"
     if not (folder / name).exists():
-        image.save(folder / f"{name}.tmp", format="PNG")
+        image.save(folder / f"{name}.tmp", format=kind, quality=92)
         os.replace(folder / f"{name}.tmp", folder / name)  # half a picture would be taken for the whole one later
     return name
 

@@ -1,216 +1,43 @@
 """How much memory a run needs on one rank, from shapes alone. Loads no torch and no weights.
 
-The parameter count is exact for the Qwen-VL shapes up to norms and small biases (under 0.1 %). The rest is an
-estimate: what a step keeps, not what the allocator fragments. Expect 10 to 20 % more in practice.
+What families share is here; each estimates its own parts in the function `memory_lines(config, recipe, *, ranks)`
+of its config module. An estimate counts what a step keeps, not what the allocator fragments: expect 10 to 20 % more.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrl import yaml_io
+from mmrl import families
 from mmrl.config import Config
 from mmrl.core.recipe import Recipe
 from mmrl.errors import UserError
-from mmrl.paths import configs_dir
 
 GIB = 2**30
-#: Logits that the output layer makes at once on a GPU (`mmrl.core.head_blocks.ELSEWHERE`, which loads torch).
-HEAD_BLOCK = 1 << 25
-#: Values of width `hidden` that one decoder layer keeps per token for its backward pass (norms, q, k, v, attention
-#: output, residuals); the gated MLP adds three values of width `intermediate`.
-KEPT_PER_LAYER = 10
-KEPT_PER_MLP = 3
+#: A part and its bytes; None where the size is not known.
+Part = tuple[str, float | None]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The numbers of a model's config.json that memory depends on."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab: int
-    tied: bool
-    vision_depth: int
-    vision_hidden: int
-    vision_intermediate: int
-    vision_gated: bool
-    vision_patch: int
-    vision_merge: int
-    vision_out: int
-    deepstack: int
-    source: str
-
-    @property
-    def language_layer(self) -> int:
-        """Parameters of one decoder layer."""
-        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return attention + 3 * self.hidden * self.intermediate
-
-    @property
-    def embeddings(self) -> int:
-        return self.vocab * self.hidden * (1 if self.tied else 2)
-
-    @property
-    def vision(self) -> int:
-        """Parameters of the vision tower and its projectors."""
-        wide = self.vision_hidden * self.vision_merge**2
-        block = (
-            4 * self.vision_hidden**2 + (3 if self.vision_gated else 2) * self.vision_hidden * self.vision_intermediate
-        )
-        merger = wide * wide + wide * self.vision_out
-        patch = 3 * 2 * self.vision_patch**2 * self.vision_hidden
-        return self.vision_depth * block + merger * (1 + self.deepstack) + patch
-
-    @property
-    def language(self) -> int:
-        return self.layers * self.language_layer + self.embeddings
-
-    @property
-    def parameters(self) -> int:
-        return self.language + self.vision
+def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
+    """The family's estimate as text; `size unknown` where it has none, or the shapes are not known."""
+    lines = getattr(families.config_module(config.family), "memory_lines", None)
+    if lines is None:
+        return [f"size unknown: family {config.family} does not estimate its memory"]
+    found: list[str] = lines(config, recipe, ranks=ranks)
+    return found
 
 
-def shape_of(path: str) -> Shape | None:
-    """The shape of a model folder (its config.json) or of a model named in configs/models.yaml; None if unknown."""
-    folder = embedded_folder(path) if path.startswith("embedded:") else Path(path)
-    if folder.is_dir():
-        file = folder / "config.json"
-        if not file.is_file():
-            raise UserError(f"model.path: {folder} has no config.json; give a folder written by save_pretrained")
-        try:
-            return shape_from_json(json.loads(file.read_text(encoding="utf-8")), source=str(file))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}, line {error.lineno}: broken JSON: {error.msg}") from None
-    table = yaml_io.read(configs_dir() / "models" / "qwen_vl.yaml")["models"]
-    row = table.get(path)
-    if row is None:
-        return None
-    return Shape(**{k: v for k, v in row.items() if k != "source"}, source=row["source"])
+def optimiser_bytes(config: Config, trainable: int) -> float:
+    """AdamW keeps two float32 values per trainable parameter, its 8-bit form two bytes."""
+    return (2.0 if config.optimiser.kind == "adamw8bit" else 8.0) * trainable
 
 
-def embedded_folder(path: str) -> Path:
-    """`embedded:vlm` -> the checkpoint inside the package."""
-    return Path(__file__).resolve().parent.parent / path.removeprefix("embedded:") / "embedded"
-
-
-def shape_from_json(config: Mapping[str, Any], *, source: str) -> Shape | None:
-    """From config.json of the Qwen-VL families; None for an architecture whose shape this does not know."""
-    text = config.get("text_config") or config
-    vision = config.get("vision_config") or {}
-    if (
-        not {"hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"} <= set(text)
-        or "depth" not in vision
-    ):
-        return None
-    heads = text["num_attention_heads"]
-    old = config.get("model_type") == "qwen2_vl"  # its vision config says embed_dim, and hidden_size for the output
-    width = vision.get("embed_dim", vision["hidden_size"]) if old else vision["hidden_size"]
-    return Shape(
-        hidden=text["hidden_size"],
-        layers=text["num_hidden_layers"],
-        heads=heads,
-        kv_heads=text.get("num_key_value_heads", heads),
-        head_dim=text.get("head_dim") or text["hidden_size"] // heads,
-        intermediate=text["intermediate_size"],
-        vocab=text["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        vision_depth=vision["depth"],
-        vision_hidden=width,
-        vision_intermediate=vision.get("intermediate_size", int(width * vision.get("mlp_ratio", 4))),
-        vision_gated=config.get("model_type") == "qwen2_5_vl",
-        vision_patch=vision.get("patch_size", 14),
-        vision_merge=vision.get("spatial_merge_size", 2),
-        vision_out=vision.get("out_hidden_size", text["hidden_size"]),
-        deepstack=len(vision.get("deepstack_visual_indexes") or []),
-        source=source,
-    )
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes on one rank. `trainable` and `parameters` are counts."""
-
-    parameters: int
-    trainable: int
-    weights: float
-    whole: float  # weights while sampling
-    reference: float
-    gradients: float
-    optimiser: float
-    activations: float
-    cache: float
-
-    @property
-    def update(self) -> float:
-        """Peak while updating."""
-        return self.weights + self.reference + self.gradients + self.optimiser + self.activations
-
-    @property
-    def rollout(self) -> float:
-        """Peak while sampling; gradients are freed, the optimiser's state stays."""
-        return self.whole + self.reference + self.optimiser + self.cache
-
-
-def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) -> Estimate:
-    """The parts of the memory of one rank.
-
-    What trains is float32, and so is a frozen part of a fully trained model; the base below an adapter rests in bf16
-    on a GPU. AdamW keeps two float32 values per trainable parameter, its 8-bit form two bytes. The reference of a run
-    without an adapter is a copy of what trains. Activations and cache are bf16 under autocast. In shards (fsdp2) each
-    rank keeps its part of weights, gradients and optimiser state, and all weights while it samples.
-    """
-    adapter = config.model.adapter.kind != "none"
-    narrow = config.model.autocast != "off" and config.device != "cpu"
-    width = 2 if narrow else 4
-    trainable = trainable_count(config, shape)
-    frozen = shape.parameters if adapter else shape.parameters - trainable
-    weights = 4.0 * trainable + (2 if narrow and adapter else 4) * frozen
-    copy = needs_reference(recipe) and not adapter
-    parts = ranks if config.distributed.mode == "fsdp2" else 1
-    tokens = config.model.piece_tokens
-    per_layer = KEPT_PER_LAYER * shape.hidden + KEPT_PER_MLP * shape.intermediate
-    layers = 1 if config.model.gradient_checkpointing else shape.layers
-    boundary = shape.layers * shape.hidden * tokens * width if config.model.gradient_checkpointing else 0
-    head = min(min(config.model.head_chunk, tokens) * shape.vocab, HEAD_BLOCK) * 4 * 2  # and its gradient, float32
-    group = 1 if recipe.experience == "records" else config.train.group
-    rows = min(config.sampling.batch_rows, -(-config.train.prompts // ranks) * group)
-    length = config.inputs.max_prompt_tokens + config.sampling.max_new_tokens
-    return Estimate(
-        parameters=shape.parameters,
-        trainable=trainable,
-        weights=weights / parts,
-        whole=weights,
-        reference=(4.0 * trainable if copy else 0.0) / parts,
-        gradients=4.0 * trainable / parts,
-        optimiser=(2.0 if config.optimiser.kind == "adamw8bit" else 8.0) * trainable / parts,
-        activations=float(layers * per_layer * tokens * width + boundary + head),
-        cache=2.0 * shape.layers * shape.kv_heads * shape.head_dim * rows * length * width,
-    )
-
-
-def trainable_count(config: Config, shape: Shape) -> int:
-    """How many parameters the run updates."""
-    adapter = config.model.adapter
-    if adapter.kind == "lora":
-        width_in, kv = shape.hidden, shape.kv_heads * shape.head_dim
-        q = shape.heads * shape.head_dim
-        per_layer = 2 * (width_in + q) + 2 * (width_in + kv) + 3 * (shape.hidden + shape.intermediate)
-        return int(adapter.rank * shape.layers * per_layer)
-    frozen = set(config.model.freeze)
-    total = shape.parameters
-    total -= shape.vision if "vision" in frozen else 0
-    total -= shape.layers * shape.language_layer if "language" in frozen else 0
-    total -= shape.embeddings if "embeddings" in frozen else 0
-    return max(total, 0)
+def average_bytes(config: Config, trainable: int) -> float:
+    """The moving average of the trainable parameters, float32; it lives beside them."""
+    return 4.0 * trainable if config.ema.enabled else 0.0
 
 
 def needs_reference(recipe: Recipe) -> bool:
@@ -219,25 +46,27 @@ def needs_reference(recipe: Recipe) -> bool:
     return any("kl" in str(spec["name"]) and spec.get("coef", 1) != 0 for spec in specs)
 
 
-def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
-    """The estimate as text; `size unknown` where the shapes are not known."""
-    shape = shape_of(config.model.path)
-    if shape is None:
-        return [
-            f"size unknown: {config.model.path} is neither a folder with a config.json of a known shape nor in the "
-            "table of shipped shapes; save the model to a folder to get an estimate"
-        ]
-    e = estimate(config, recipe, shape, ranks=ranks)
-    parts = [
-        ("weights", e.weights),
-        ("frozen reference", e.reference),
-        ("gradients", e.gradients),
-        ("optimiser", e.optimiser),
-        (f"activations of a piece of {config.model.piece_tokens} tokens", e.activations),
-        ("key-value cache of the rollout, every row at full length", e.cache),
-    ]
+def rows_per_rank(config: Config, recipe: Recipe, ranks: int) -> int:
+    """Rollouts that one rank holds at most: whole groups."""
+    group = 1 if recipe.experience == "records" else config.train.group
+    return -(-config.train.prompts // ranks) * group
+
+
+def table(parts: Sequence[Part], peaks: Sequence[Part]) -> list[str]:
+    """A line a part; names are as wide as the widest of `parts`."""
     width = max(len(name) for name, _ in parts)
-    parts += [("peak of the update", e.update), ("peak of the rollout", e.rollout)]
-    out = [f"{e.parameters / 1e6:,.2f} M parameters, {e.trainable / 1e6:,.2f} M trained (shape: {shape.source})"]
-    out += [f"{name:<{width}} {size / GIB:9.3f} GiB" for name, size in parts]
-    return out
+    return [
+        f"{name:<{width}} " + ("size unknown" if size is None else f"{size / GIB:9.3f} GiB")
+        for name, size in (*parts, *peaks)
+    ]
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A model's config.json. Raises UserError with the place of what is broken."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {error.lineno}: broken JSON: {error.msg}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: expected an object {{...}}; give a folder written by save_pretrained")
+    return found

@@ -71,8 +71,9 @@ def card(facts: Facts) -> str:
         data=data_rows(facts),
         training=training_rows(facts),
         rewards=", ".join(f"{c.name} (weight {c.weight:g})" for c in facts.config.rewards.components),
+        judges=", ".join(f"{c.name}" for c in facts.config.eval.judges),
         options=[(key, plain(value)) for key, value in facts.config.recipe_options.items()],
-        versions=versions(),
+        versions=versions(facts.done.library),
     )
     return re.sub(r"\n{3,}", "\n\n", page).rstrip() + "\n"
 
@@ -125,14 +126,14 @@ def start_name(facts: Facts) -> str | None:
 
 
 def notes(facts: Facts) -> list[str]:
-    """How questions were asked in training, which a user must repeat."""
-    found = ["Ask as the training records ask: a model trained by reward knows their wording best."]
+    """How the model was asked in training, which a user must repeat."""
+    found = [facts.done.words.wording]
     sampling = facts.config.sampling
     if getattr(sampling, "temperature", None) is not None and facts.recipe.experience != "records":
         found.append(f"Training sampled at temperature {sampling.temperature:g}.")
     if getattr(sampling, "stop", None):
         found.append(f"Training also ended answers at {text(plain(sampling.stop))}; `generate` does so only if told.")
-    return found
+    return found + [text(note) for note in facts.done.notes]
 
 
 def metric_rows(facts: Facts) -> list[tuple[str, str, str, str]]:
@@ -161,7 +162,7 @@ def training_rows(facts: Facts) -> list[tuple[str, str]]:
         ("recipe", facts.recipe.slug if not facts.recipe.slug.endswith((".yaml", ".yml")) else "an own file"),
         ("steps", f"{facts.step} of {config.train.steps} planned" if facts.step is not None else "not known"),
         ("prompts a step", f"{config.train.prompts}"),
-        ("answers a prompt", f"{group}"),
+        (f"{facts.done.words.samples} a prompt", f"{group}"),
         ("optimiser", f"{config.optimiser.kind}, learning rate {config.optimiser.lr:g}, {config.optimiser.schedule}"),
         ("seed", f"{config.seed}"),
     ]
@@ -172,10 +173,11 @@ def training_rows(facts: Facts) -> list[tuple[str, str]]:
         rows.append(("adapter", f"LoRA, rank {adapter.rank}, alpha {adapter.alpha:g}"))
     if getattr(config.model, "freeze", None):
         rows.append(("frozen", ", ".join(config.model.freeze)))
+    rows += facts.done.settings
     if facts.seconds is not None:
         rows.append(("training time", f"{facts.seconds:.0f} s"))
     if facts.tokens:
-        rows.append(("tokens in answers", f"{facts.tokens:,}"))
+        rows.append((facts.done.words.units, f"{facts.tokens:,}"))
     return rows
 
 
@@ -184,9 +186,9 @@ def plain(value: Any) -> str:
     return " ".join(yaml_io.dump(value).replace("\n...\n", "").split())
 
 
-def versions() -> str:
-    """The software at hand."""
+def versions(library: str) -> str:
+    """The software at hand; `library` is the one that loads the folder."""
     found = [f"mmrl {__version__}", f"Python {platform.python_version()}"]
-    for name in ("torch", "transformers", "peft"):
+    for name in dict.fromkeys(("torch", "transformers", "peft", library)):
         found.append(f"{name} {metadata.version(name)}")
     return ", ".join(found)

@@ -45,6 +45,8 @@ def score(scorer: Scorer, rollouts: Rollouts) -> Told:
         reward_ntk, more = _of_decisions(scorer, rollouts, at)
         result.failures += more
         rollouts.steps = None
+    if reward_ntk is not None and any("penalty" in info for info in rollouts.info):
+        reward_ntk = torch.nn.functional.pad(reward_ntk, (0, 1), value=math.nan)  # it belongs to rows, not to decisions
     reward_nk, weight_k, names = with_penalties(reward_nk, result.weight_k, result.names, rollouts.info)
     return Scored(rollouts, reward_nk, weight_k, names, reward_ntk), lines + result.failures
 

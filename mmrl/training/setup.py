@@ -94,9 +94,7 @@ def load_records(
 def needed(config: Config, *, imitation: bool = False) -> Require:
     """What a record must have to be rewarded (an answer) or imitated (a response), unless the family says otherwise."""
     module = families.config_module(config.family)
-    found: Require = (
-        getattr(module, "DEMONSTRATION", "response") if imitation else getattr(module, "REQUIRE", "answer")
-    )
+    found: Require = getattr(module, "DEMONSTRATION", "response") if imitation else getattr(module, "REQUIRE", "answer")
     return found
 
 

@@ -64,4 +64,3 @@ def _info(sampled: Sampled, sample: int) -> dict[str, Any]:
         original, model = sampled.row.prompt.sizes[0]
         info |= {"original_size": list(original), "model_size": list(model)}
     return info
-

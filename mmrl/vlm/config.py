@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mmrl.config import Section
+from mmrl.vlm.memory import describe as memory_lines  # noqa: F401  (the estimate of --dry-run)
 
 
 class Adapter(Section):

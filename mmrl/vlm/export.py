@@ -11,11 +11,11 @@ import torch
 from mmrl.config import Config
 from mmrl.data.records import Record
 from mmrl.errors import UserError
-from mmrl.training.exported import Exported, Wanted, public_name
+from mmrl.training.exported import Exported, Wanted, largest_difference, public_name
 from mmrl.vlm import loading, merge
 from mmrl.vlm.config import Inputs, Model
 from mmrl.vlm.lora import quiet_peft
-from mmrl.vlm.reload import Probe, largest
+from mmrl.vlm.reload import Probe
 
 
 def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exported:
@@ -44,7 +44,7 @@ def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exporte
     architecture = type(model.get_base_model() if wanted.adapter_only else model).__name__
     del model  # the fresh process needs the room
     gc.collect()
-    found = largest(exact, probe.reloaded(out, base=below, options=options))
+    found = largest_difference(exact, probe.reloaded(out, base=below, options=options))
     _same(probe, found, "the exported folder says something else in plain transformers")
     return Exported(
         form="adapter" if wanted.adapter_only else "merged" if adapter else "full",

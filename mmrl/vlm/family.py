@@ -15,6 +15,7 @@ from mmrl.training.exported import Exported, Wanted
 from mmrl.vlm import loading, lora
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.config import Adapter, Inputs, Model, Sampling
+from mmrl.vlm.generate import generate as generate
 from mmrl.vlm.merge import merged
 from mmrl.vlm.policy import VlmPolicy, form_in_shards, shared_prefix_form
 

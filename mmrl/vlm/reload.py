@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from mmrl.data.records import Record
 from mmrl.errors import UserError
+from mmrl.training.exported import largest_difference
 from mmrl.vlm import plain_forward
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.config import Inputs, Model
@@ -51,7 +52,7 @@ class Probe:
 
     def difference(self, logits: torch.Tensor) -> float:
         """Largest absolute difference from what the run's model says; infinite for another shape or a NaN."""
-        return largest(self.expected, logits)
+        return largest_difference(self.expected, logits)
 
     def reloaded(self, folder: Path, *, base: str | None, options: Model) -> torch.Tensor:
         """[k, V] of the folder in a fresh process. `base` is given for an adapter. Raises UserError when it does not
@@ -84,13 +85,6 @@ class Probe:
                 "the exported processor makes another prompt of the same record than the run's; is it the right base?"
             )
         return found["logits"]
-
-
-def largest(a: torch.Tensor, b: torch.Tensor) -> float:
-    if a.shape != b.shape:
-        return float("inf")
-    value = float((a - b).abs().max())
-    return value if value == value else float("inf")
 
 
 def _reason(stderr: str) -> str:

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from mmrl import recipes
-from mmrl.cli.generate import draw_boxes, printable, write_answers
 from mmrl.cli.main import run
 from mmrl.cli.plan import arithmetic, pieces
 from mmrl.cli.quickstart import free_folder
 from mmrl.cli.tables import metric_rows
 from mmrl.config_io import recipe_of, resolve
 from mmrl.paths import shipped_configs
+from mmrl.vlm.generate import draw_boxes, printable, write_answers
 
 
 def mmrl(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrl.cli.generate import frame_of, settings, write_answers
 from mmrl.cli.main import run
 from mmrl.config import Config
 from mmrl.config_io import build
 from mmrl.training.stored import run_config
 from mmrl.vlm import tiny
+from mmrl.vlm.generate import frame_of, settings, write_answers
 
 torch.set_num_threads(1)
 

@@ -154,6 +154,6 @@ def test_a_reducer_of_the_wrong_shape_is_named() -> None:
 
 def test_the_memory_estimate_knows_the_size_of_a_block() -> None:
     from mmrl.core.head_blocks import ELSEWHERE
-    from mmrl.training.memory import HEAD_BLOCK
+    from mmrl.vlm.memory import HEAD_BLOCK
 
     assert HEAD_BLOCK == ELSEWHERE

@@ -13,8 +13,8 @@ from mmrl import yaml_io
 from mmrl.config_io import recipe_of, resolve
 from mmrl.errors import UserError
 from mmrl.paths import configs_dir
-from mmrl.training import memory
-from mmrl.training.memory import Shape
+from mmrl.vlm import memory
+from mmrl.vlm.memory import Shape
 
 #: Published totals, in units of 1e9, to the digits that the model pages give.
 PUBLISHED = {

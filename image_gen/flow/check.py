@@ -1,0 +1,28 @@
+"""What of a configuration of image models can be refused before any weight is read."""
+
+from __future__ import annotations
+
+from image_gen.flow import windows
+from image_gen.flow.memory import shape_of
+from mmrl.config import Config
+from mmrl.errors import UserError
+
+
+def check(config: Config) -> None:
+    """Raises UserError for a window that does not fit the steps, and for a picture size that the pipeline cannot take
+    (of the shapes that `--dry-run` knows; loading looks at every one)."""
+    own = config.sampling.window
+    windows.choose(name=own.name, steps=config.sampling.steps, step=0, seed=config.seed, options=own.options)
+    if config.model.path.startswith("embedded:"):
+        return
+    shape = shape_of(config.model.path, config.model.base)
+    if shape is None:
+        return
+    unit = shape.factor * shape.transformer.patch
+    for name in ("height", "width"):
+        side = getattr(config.inputs, name)
+        if side % unit:
+            near = " or ".join(str(n) for n in (side // unit * unit, side // unit * unit + unit) if n)
+            raise UserError(
+                f"inputs.{name}: {config.model.path} takes steps of {unit} pixels, got {side}; nearest: {near}"
+            )
