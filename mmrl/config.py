@@ -73,6 +73,11 @@ class Train(Section):
         4, ge=1, le=1000, description="most refills of one step when zero_variance is resample"
     )
     two_pass: Literal["auto", "always"] = "auto"
+    old_pass: Literal["auto", "always"] = Field(
+        "auto",
+        description="several updates a rollout compare with the log-probs at its start. auto: those of the sampler where "
+        "it shares the update's code (image models), else a pass of their own; always: that pass",
+    )
     ratio_tolerance: float = Field(1e-3, gt=0, description="first-update check: largest |ratio - 1| without a warning")
     max_bad_steps: int = Field(5, ge=1, description="non-finite steps in a row before the run stops")
     prompt_statistics: PromptStatistics = Field(default_factory=PromptStatistics)

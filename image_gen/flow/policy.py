@@ -48,6 +48,7 @@ class FlowPolicy(Policy):
     provides = frozenset({"logp_nt", "kl_nt", "mean_gap_nt", "supervised_nt", "dt_nt", "sigma_nt", "scored_nt"})
     keys = frozenset({"prompt", "record", "task"})
     dense = True
+    sampler_exact = True
     gallery_rows = 4
 
     def __init__(

@@ -26,7 +26,7 @@ ADAPTERS = {
 #: Models inside the package: a function of (dtype, device).
 EMBEDDED = {
     "embedded:flow": ("image_gen.embedded.model", "load"),
-    "embedded:flow-compose": ("image_gen.embedded.model", "load_compose"),
+    "embedded:compose": ("image_gen.embedded.model", "load_compose"),
 }
 #: Models of this package in folders of their own, by the class in model_index.json: a function of the folder as well.
 OWN = {"EmbeddedDigits": EMBEDDED["embedded:flow"]}

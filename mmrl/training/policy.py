@@ -70,6 +70,7 @@ class Policy(ABC):
     keys: frozenset[str] = frozenset({"prompt"})  # names in `Rollouts.keys`
     segments: frozenset[str] = frozenset()  # names in `Rollouts.segments`
     dense: bool = False  # rollouts can hold an output per decision (`Rollouts.steps`), for rewards per decision
+    sampler_exact: bool = False  # the sampler's log-probs come from the update's own code: no old pass is needed
     gallery_rows: int = 1  # outputs of a held-out record that the sample gallery keeps
     noise_per_update: bool = False  # `prepare` stores masks or seeds per inner update: old and ref passes follow it
 

@@ -317,10 +317,13 @@ class Trainer(Resumable):
         """
         needs, early = objective.needs(), objective.needs_before_update()
         old = early["old"] | (needs["old"] if n_updates > 1 else set())
+        sampled: dict[str, Tensor] = {}
+        if old == {"logp_nt"} and self.policy.sampler_exact and self.config.train.old_pass == "auto":
+            sampled, old = {"old_logp_nt": rollouts.tables[channel]["sampler_logp_nt"]}, set()
         wanted = [(prefix, names) for prefix, names in (("old", old), ("ref", needs["ref"])) if names]
         found: list[dict[str, Tensor]] = []
         for at in range(n_updates if self.policy.noise_per_update and wanted else 1):
-            extra: dict[str, Tensor] = {}
+            extra: dict[str, Tensor] = dict(sampled)
             for prefix, names in wanted:
                 reference = prefix == "ref"
                 tables = update.evaluate(

@@ -116,6 +116,13 @@ def test_scoring_beside_the_sampling_changes_nothing(tmp_path: Path) -> None:
         assert one["step"] == other["step"] and one.get("reward") == pytest.approx(other.get("reward"), abs=1e-6)
 
 
+def test_the_samplers_likelihood_stands_in_for_the_old_pass(tmp_path: Path) -> None:
+    runs = {old: train(config(tmp_path / old, train={"old_pass": old}), progress=False) for old in ("auto", "always")}
+    a, b = (load_file(checkpoint.folders(run)[-1] / "trainable.safetensors") for run in runs.values())
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], rtol=1e-4, atol=1e-5)
+
+
 def test_the_recipes_sampling_stands_below_the_runs_own(tmp_path: Path) -> None:
     made = config(tmp_path / "run", recipe="dance-grpo", sampling={"steps": 5})
     assert (made.sampling.rule, made.sampling.noise, made.sampling.steps) == ("dance", 0.3, 5)
