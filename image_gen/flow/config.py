@@ -13,6 +13,10 @@ from mmrl.data.rows import Require
 #: What a record must have: a prompt is enough, rewards read the rest of it; one to imitate has a picture.
 REQUIRE: Require = "prompt"
 DEMONSTRATION: Require = "prompt"
+#: What imitating one picture costs: one level of noise where a sample has all steps, twice.
+SAMPLES_A_DEMONSTRATION = 1 / 8
+#: Where the quickstart's supervised control finds pictures to imitate.
+QUICKSTART_DEMONSTRATIONS = ["data.train=digits:class?demos=2000"]
 
 
 class Adapter(Section):

@@ -36,10 +36,11 @@ def quickstart(
     if control is Control.shuffled:
         overrides.append("train.control=shuffled")
     if control is Control.supervised:
-        # as many seconds a step as with rewards: a demonstration, with a picture of its own, costs about four samples
-        rewarded = config_io.resolve(f"quickstart/{family}").train
-        prompts = max(1, rewarded.prompts * rewarded.group // 4)
+        # as many seconds a step as with rewards
+        rewarded, module = config_io.resolve(f"quickstart/{family}").train, families.config_module(family)
+        prompts = max(1, round(rewarded.prompts * rewarded.group / module.SAMPLES_A_DEMONSTRATION))
         overrides += ["recipe=sft", "recipe_options={}", "train.group=1", f"train.prompts={prompts}"]
+        overrides += getattr(module, "QUICKSTART_DEMONSTRATIONS", [])
     config = config_io.resolve(f"quickstart/{family}", overrides)
     config.out = str(folder)
     from mmrl.report import write_report

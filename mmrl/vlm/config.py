@@ -10,6 +10,10 @@ from mmrl.config import Section
 from mmrl.vlm.memory import describe as memory_lines  # noqa: F401  (the estimate of --dry-run)
 
 
+#: What imitating one record costs: about four samples, for each record has a picture of its own.
+SAMPLES_A_DEMONSTRATION = 4.0
+
+
 class Adapter(Section):
     kind: Literal["none", "lora"] = "none"
     rank: int = Field(16, ge=1, le=65536)
