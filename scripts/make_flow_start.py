@@ -190,7 +190,7 @@ def _flow_loss(parts: nn.ModuleDict, texts: list[str], latent_n: Tensor) -> Tens
 
 #: Pictures of each prompt, by task; sampler settings of the published numbers.
 IMAGES = {"digit": 64, "composition": 24}
-SAMPLING_STEPS, SAMPLING_SEEDS = 10, (0, 1, 2)
+SAMPLING_STEPS, SAMPLING_SEEDS = 16, (0, 1, 2)
 
 
 def draw(
