@@ -97,7 +97,8 @@ class EmbeddedDigits(ImageModel):
         if (height, width) not in SIZES:
             known = " or ".join(f"{h}x{w}" for h, w in SIZES)
             raise UserError(
-                f"picture size {height}x{width}: the embedded model draws {known}; set inputs to one of them"
+                f"picture size {height}x{width}: the embedded model draws {known}; set inputs.height and inputs.width "
+                "(generate: --height, --width)"
             )
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
