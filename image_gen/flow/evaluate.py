@@ -10,7 +10,7 @@ diversity   standard deviation of each pixel over the pictures of a prompt, aver
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,9 @@ from mmrl.rewards.score import Scorer
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Request, Rollouts
 
+#: Pictures that are held at once; whole prompts, so that rewards of a group see all of it.
+TOGETHER = 256
+
 
 def evaluate(policy: Policy, records: Sequence[Record], config: Config) -> dict[str, float]:
     """The metrics above. Raises UserError without records."""
@@ -34,32 +37,58 @@ def first_look(policy: Policy, records: Sequence[Record], config: Config) -> tup
     """(the same metrics, what an evaluation like this cannot tell)."""
     if not records:
         raise UserError("data.eval: no records to evaluate; add some")
-    images = config.inputs.eval_images
-    rollouts = policy.rollout([Request(r, images) for r in records], Streams(config.seed, 0, "eval"), greedy=True)
-    metrics = _means(rollouts, config.rewards, "reward")
-    told = []
+    images, told = config.inputs.eval_images, []
+    tasks = {r.task for r in records}
+    totals = [_Total("reward", config.rewards, tasks)]
     if config.eval.judges:
         own = Rewards(components=config.eval.judges, on_error=config.rewards.on_error)
-        metrics |= _means(rollouts, own, "judge")
+        totals.append(_Total("judge", own, tasks))
     else:
         told.append("no judge: a model is measured by the reward it is trained on alone; name another in eval.judges")
-    if images > 1:
-        pictures = torch.stack([torch.as_tensor(o) for o in rollouts.outputs])
-        metrics["diversity"] = float(pixel_diversity(pictures, rollouts.keys["prompt"]))
-    else:
+    if images < 2:
         told.append("diversity is not measured with one picture a prompt; set inputs.eval_images to 2 or more")
-    return metrics, told
+    diverse: list[float] = []
+    try:
+        for some in _parts(records, max(1, TOGETHER // images)):
+            rollouts = policy.rollout([Request(r, images) for r in some], Streams(config.seed, 0, "eval"), greedy=True)
+            for total in totals:
+                total.add(rollouts)
+            if images > 1:
+                pictures = torch.stack([torch.as_tensor(o) for o in rollouts.outputs])
+                diverse += [float(pixel_diversity(pictures, rollouts.keys["prompt"]))] * len(some)
+    finally:
+        for total in totals:
+            total.scorer.close()
+    metrics = {name: value for total in totals for name, value in total.means().items()}
+    return metrics | ({"diversity": _mean(diverse)} if diverse else {}), told
 
 
-def _means(rollouts: Rollouts, rewards: Rewards, total: str) -> dict[str, float]:
-    with Scorer(rewards, tasks={r.task for r in rollouts.records}) as scorer:
-        scored = scorer.score(rollouts.outputs, rollouts.records, rollouts.info)
-    found = {total: _mean(scored.reward_n.tolist())}
-    if len(scored.names) > 1:
-        prefix = "judge/" if total == "judge" else ""
-        columns = {name: _mean(scored.reward_nk[:, k].tolist()) for k, name in enumerate(scored.names)}
-        found |= {f"{prefix}{name}": value for name, value in columns.items() if math.isfinite(value)}
-    return found
+def _parts(records: Sequence[Record], size: int) -> Iterator[Sequence[Record]]:
+    for start in range(0, len(records), size):
+        yield records[start : start + size]
+
+
+class _Total:
+    """Running scores of some rewards: `name` is the weighted total; components stand beside it where it has several."""
+
+    def __init__(self, name: str, rewards: Rewards, tasks: set[str]) -> None:
+        self.name, self.scorer = name, Scorer(rewards, tasks=tasks)
+        self.totals: list[float] = []
+        self.columns: list[list[float]] = [[] for _ in self.scorer.names]
+
+    def add(self, rollouts: Rollouts) -> None:
+        scored = self.scorer.score(rollouts.outputs, rollouts.records, rollouts.info)
+        self.totals += scored.reward_n.tolist()
+        for column, values in zip(self.columns, scored.reward_nk.T.tolist(), strict=True):
+            column += values
+
+    def means(self) -> dict[str, float]:
+        found = {self.name: _mean(self.totals)}
+        if len(self.columns) > 1:
+            prefix = "judge/" if self.name == "judge" else ""
+            each = {name: _mean(values) for name, values in zip(self.scorer.names, self.columns, strict=True)}
+            found |= {f"{prefix}{name}": value for name, value in each.items() if math.isfinite(value)}
+        return found
 
 
 def _mean(values: Sequence[float]) -> float:

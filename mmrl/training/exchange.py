@@ -17,11 +17,29 @@ from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Request, Rollouts
 from mmrl.training.team import Team
 
+#: Longest side of a picture that ranks tell each other of after it was scored where it was made.
+THUMBNAIL = 32
+
+
+def thumbnail(output: Any) -> Any:
+    """A picture [C, H, W] with sides of at most 32, by averaging; anything else, and small pictures, as they are."""
+    if not isinstance(output, torch.Tensor) or output.dim() != 3 or max(output.shape[1:]) <= THUMBNAIL:
+        return output
+    size = (min(output.shape[1], THUMBNAIL), min(output.shape[2], THUMBNAIL))
+    return torch.nn.functional.adaptive_avg_pool2d(output, size)
+
 
 def gather_rollouts(
-    team: Team, part: Rollouts | None, shared: Sequence[tuple[int, Request]], requests: Sequence[Request]
+    team: Team,
+    part: Rollouts | None,
+    shared: Sequence[tuple[int, Request]],
+    requests: Sequence[Request],
+    *,
+    whole_outputs: bool = True,
 ) -> Rollouts:
     """All rows of `requests`, in their order; `rows` is None for those of other ranks.
+
+    whole_outputs: otherwise pictures of other ranks come as thumbnails: thousands of whole ones would fill the memory.
 
     part, shared: this rank's rollouts, whose `keys["prompt"]` count its own requests from 0, and these with their
     numbers; None when its share is empty.
@@ -34,6 +52,8 @@ def gather_rollouts(
         )
     mine = None if part is None else _numbered(part, [number for number, _ in shared])
     light = None if mine is None else replace(mine, rows=[None] * len(mine), records=[])
+    if light is not None and not whole_outputs:
+        light = replace(light, outputs=[thumbnail(output) for output in light.outputs])
     parts = []
     for rank, found in enumerate(team.gather(light)):
         if found is not None:
@@ -49,7 +69,8 @@ def gather_scored(
     """The same with the rewards."""
     if team.size == 1 and part is not None:
         return part
-    rollouts = gather_rollouts(team, None if part is None else part.rollouts, shared, requests)
+    own = None if part is None else part.rollouts
+    rollouts = gather_rollouts(team, own, shared, requests, whole_outputs=False)
     told = team.gather(None if part is None else _rewards(part, [number for number, _ in shared]))
     parts = [t for t in told if t is not None]
     prompt_n = torch.cat([t[0] for t in parts])

@@ -10,6 +10,7 @@ import torch
 
 from mmrl.core.table import Table
 from mmrl.training.batch import Scored
+from mmrl.training.exchange import thumbnail
 from mmrl.training.update import Update
 
 
@@ -44,14 +45,14 @@ def of_rewards(scored: Scored, channel: str) -> dict[str, Any]:
 
 
 def _same(output: Any) -> str | bytes:
-    """Equal for equal outputs: text as it is, a picture by its values."""
-    return output.numpy().tobytes() if isinstance(output, torch.Tensor) else str(output)
+    """Equal for equal outputs: text as it is, a picture by the values of its thumbnail."""
+    return thumbnail(output).numpy().tobytes() if isinstance(output, torch.Tensor) else str(output)
 
 
 def _spread(pictures: Sequence[torch.Tensor], prompt_n: torch.Tensor) -> float:
-    """Deviation of each pixel over the pictures of a prompt, averaged over pixels and prompts."""
+    """Deviation of each pixel of the thumbnails of a prompt's pictures, averaged over pixels and prompts."""
     groups = [(prompt_n == prompt).nonzero()[:, 0].tolist() for prompt in torch.unique(prompt_n)]
-    each = [torch.stack([pictures[i] for i in rows]).std(0, correction=0).mean() for rows in groups]
+    each = [torch.stack([thumbnail(pictures[i]) for i in rows]).std(0, correction=0).mean() for rows in groups]
     return float(torch.stack(each).mean())
 
 
