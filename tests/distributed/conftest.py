@@ -3,4 +3,4 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent.parent / name) for name in ("distributed", "training", "vlm")]
+sys.path[:0] = [str(Path(__file__).parent.parent / name) for name in ("distributed", "training", "vlm", "image_flow")]

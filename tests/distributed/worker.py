@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-sys.path[:0] = [str(Path(__file__).parent.parent / name) for name in ("distributed", "training", "vlm")]
+sys.path[:0] = [str(Path(__file__).parent.parent / name) for name in ("distributed", "training", "vlm", "image_flow")]
 
 import torch  # noqa: E402
 
@@ -28,6 +28,9 @@ def refuse_to_write(event: str, arguments: tuple) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     families.FAMILIES["toy"] = families.Family("toy", config="toy_config", entry="toy_family")
+    families.FAMILIES["toy-flow"] = families.Family(
+        "toy-flow", config="image_gen.flow.config", entry="toy_flow", extra_stages=("image_gen.flow.stages",)
+    )
     outcomes = []
     if os.environ.get("RANK") == "1":
         sys.addaudithook(refuse_to_write)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from toy_model import ToyModel
 
 from image_gen.flow.evaluate import evaluate as evaluate
@@ -33,8 +34,8 @@ def signed(outputs: Any, records: Any, info: Any) -> list[float]:
 
 
 def load_policy(config: Any) -> FlowPolicy:
-    model = ToyModel()
-    if config.model.path != "toy":
+    model = ToyModel(dtype=torch.float64 if config.model.path == "toy64" else torch.float32)
+    if config.model.path not in ("toy", "toy64"):
         model.load(Path(config.model.path))
     return FlowPolicy(model, options=config.model, sampling=config.sampling, inputs=config.inputs)
 
