@@ -42,6 +42,7 @@ DRAWN: dict[str, tuple[str, str]] = {
     "tokens_per_s": ("Denoising steps per second", "trained ones over the time of a whole step"),
     "flat_groups": ("Groups without spread", "share where all pictures earned the same"),
     "distinct": ("Distinct pictures", "share of different pictures among the rollouts"),
+    "spread": ("Spread of pictures", "deviation of each pixel over the pictures of a prompt, while training"),
 }
 NOT_CURVES = {"step", "rows", "updates"}
 MAIN = 12  # charts shown at once; the rest is folded
