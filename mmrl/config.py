@@ -75,8 +75,8 @@ class Train(Section):
     two_pass: Literal["auto", "always"] = "auto"
     old_pass: Literal["auto", "always"] = Field(
         "auto",
-        description="several updates a rollout compare with the log-probs at its start. auto: those of the sampler where "
-        "it shares the update's code (image models), else a pass of their own; always: that pass",
+        description="several updates a rollout compare with the log-probs at its start. auto: those of the sampler "
+        "where it shares the update's code (image models in float32), else a pass of their own; always: that pass",
     )
     ratio_tolerance: float = Field(1e-3, gt=0, description="first-update check: largest |ratio - 1| without a warning")
     max_bad_steps: int = Field(5, ge=1, description="non-finite steps in a row before the run stops")

@@ -98,7 +98,21 @@ def _take_sampling_of_the_recipe(raw: dict[str, Any], known: type[BaseModel], fo
                 f"{where}: recipe: {recipe} sets sampling.{key}, which family {raw['family']!r} does not have; "
                 "choose a recipe of this family"
             )
-    raw["sampling"] = {**defaults, **(raw.get("sampling") or {})}
+    raw["sampling"] = _below(defaults, raw.get("sampling") or {})
+
+
+def _below(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`own` over `defaults`, mapping by mapping; one that names another choice (`name`) replaces the default whole."""
+    merged = {**defaults, **own}
+    for key, value in own.items():
+        below = defaults.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(below, dict)
+            and value.get("name", below.get("name")) == below.get("name")
+        ):
+            merged[key] = _below(below, value)
+    return merged
 
 
 def recipe_of(config: Config, unit: str | None = None) -> core_recipe.Recipe:

@@ -12,7 +12,7 @@ def check(config: Config) -> None:
     """Raises UserError for a window that does not fit the steps, and for a picture size that the pipeline cannot take
     (of the shapes that `--dry-run` knows; loading looks at every one)."""
     own = config.sampling.window
-    windows.choose(name=own.name, steps=config.sampling.steps, step=0, seed=config.seed, options=own.options)
+    windows.check(rule=config.sampling.rule, steps=config.sampling.steps, name=own.name, options=own.options)
     if config.model.path.startswith("embedded:"):
         return
     shape = shape_of(config.model.path, config.model.base)

@@ -3,6 +3,7 @@
 reward      mean of the weighted total of the run's rewards.
 judge       the same of `eval.judges`, which are never trained on; left out when there are none.
 NAME        mean of each component, where a total has several (judges as judge/NAME).
+unusable    share of pictures whose latents are not finite; they are left out of the scores. Only where there are any.
 diversity   standard deviation of each pixel over the pictures of a prompt, averaged over pixels and prompts; left out
             with one picture a prompt.
 """
@@ -48,9 +49,11 @@ def first_look(policy: Policy, records: Sequence[Record], config: Config) -> tup
     if images < 2:
         told.append("diversity is not measured with one picture a prompt; set inputs.eval_images to 2 or more")
     diverse: list[float] = []
+    unusable = 0
     try:
         for some in _parts(records, max(1, TOGETHER // images)):
             rollouts = policy.rollout([Request(r, images) for r in some], Streams(config.seed, 0, "eval"), greedy=True)
+            unusable += sum("unusable" in info for info in rollouts.info)
             for total in totals:
                 total.add(rollouts)
             if images > 1:
@@ -60,6 +63,8 @@ def first_look(policy: Policy, records: Sequence[Record], config: Config) -> tup
         for total in totals:
             total.scorer.close()
     metrics = {name: value for total in totals for name, value in total.means().items()}
+    if unusable:
+        metrics["unusable"] = unusable / (len(records) * images)
     return metrics | ({"diversity": _mean(diverse)} if diverse else {}), told
 
 
@@ -77,6 +82,9 @@ class _Total:
         self.columns: list[list[float]] = [[] for _ in self.scorer.names]
 
     def add(self, rollouts: Rollouts) -> None:
+        rollouts = rollouts.select([i for i, info in enumerate(rollouts.info) if "unusable" not in info])
+        if not len(rollouts):
+            return
         scored = self.scorer.score(rollouts.outputs, rollouts.records, rollouts.info)
         self.totals += scored.reward_n.tolist()
         for column, values in zip(self.columns, scored.reward_nk.T.tolist(), strict=True):

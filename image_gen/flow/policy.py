@@ -48,7 +48,6 @@ class FlowPolicy(Policy):
     provides = frozenset({"logp_nt", "kl_nt", "mean_gap_nt", "supervised_nt", "dt_nt", "sigma_nt", "scored_nt"})
     keys = frozenset({"prompt", "record", "task"})
     dense = True
-    sampler_exact = True
     gallery_rows = 4
 
     def __init__(
@@ -67,7 +66,13 @@ class FlowPolicy(Policy):
         self.conditions = Conditions(model, limit=inputs.cached_prompts)
         self.sigma_s = model.sigmas(sampling.steps, inputs.height, inputs.width)
         self.rule: Rule = make_rule(name=sampling.rule, noise=sampling.noise, sigmas=self.sigma_s)
-        self._window(0, 0)  # wrong options show before anything is sampled
+        windows.check(
+            rule=sampling.rule, steps=sampling.steps, name=sampling.window.name, options=sampling.window.options
+        )
+        if options.detach_uncond and (model.guidance == "embedded" or sampling.guidance == 1):
+            raise UserError(
+                "model.detach_uncond: there is no unconditional half here; remove it, or set sampling.guidance"
+            )
         self._reference = Reference(model.transformer, without_adapter=without_adapter)
         self._project = self._keep_means = False
 
@@ -75,12 +80,21 @@ class FlowPolicy(Policy):
     def device(self) -> torch.device:
         return next(self.model.transformer.parameters()).device
 
+    @property
+    def sampler_exact(self) -> bool:  # type: ignore[override]
+        """In float32. In half precision other batch shapes give other likelihoods, by more than these tiny clips."""
+        return not self._half
+
     def meet(self, records: Sequence[Record]) -> list[str]:
         return self.conditions.meet([_prompt(r) for r in records], unconditional=self._two_halves)
 
     def expect(self, channels: frozenset[str]) -> None:
         self._project = "reward_ntk" in channels
         self._keep_means = "mean_gap_nt" in channels
+        if self.sampling.score_every > 1 and not self._project:
+            raise UserError(
+                "sampling.score_every: only recipes with rewards per step (vgpo) score projections; remove it"
+            )
         if self._keep_means and self.sampling.rule == "cps":
             raise UserError(
                 "sampling.rule: GRPO-Guard corrects a Gaussian log-probability, and cps drops its factor; use sde or "
@@ -310,10 +324,12 @@ class FlowPolicy(Policy):
             )
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        choice, kind = self.options.autocast, self.device.type
-        if choice == "off" or choice == "auto" and kind != "cuda":
-            return nullcontext()
-        return torch.autocast(kind, dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self._half else nullcontext()
+
+    @property
+    def _half(self) -> bool:
+        choice = self.options.autocast
+        return choice == "bf16" or choice == "auto" and self.device.type == "cuda"
 
     # weights
 

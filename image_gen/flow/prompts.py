@@ -63,3 +63,5 @@ class Conditions:
         for start in range(0, len(prompts), ENCODED_TOGETHER):
             some = prompts[start : start + ENCODED_TOGETHER]
             self._kept.update(zip(some, self.model.encode(some), strict=True))
+        if prompts:
+            self.model.rest_encoders()

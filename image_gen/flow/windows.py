@@ -157,3 +157,21 @@ def choose(*, name: str, steps: int, step: int, seed: int, options: Mapping[str,
             raise UserError(f"window {name!r} needs the option {option!r}")
     given = {"steps": steps, "step": step, "seed": seed}
     return function(**{one: value for one, value in given.items() if one in known}, **options)
+
+
+def check(*, rule: str, steps: int, name: str, options: Mapping[str, Any]) -> None:
+    """What no sampling would survive, before any: wrong names, options and types, and cps at the last step, where its
+    deviation is 0. Raises UserError."""
+    for option, value in options.items():
+        whole = option not in ("fraction", "exp_decay", "overlap", "roll_back")
+        if value is not None and whole and (isinstance(value, bool) or not isinstance(value, int)):
+            raise UserError(f"window {name!r}: {option} must be a whole number, got {value!r}")
+    try:
+        choose(name=name, steps=steps, step=0, seed=0, options=options)
+    except TypeError as error:
+        raise UserError(f"window {name!r}: an option has the wrong type: {error}") from None
+    if rule == "cps" and options.get("end") is not None and options["end"] >= steps:
+        raise UserError(
+            f"window: end {options['end']} makes the last of {steps} steps stochastic, where cps has no deviation; set "
+            f"end to {steps - 1} or less"
+        )

@@ -49,6 +49,9 @@ class ImageModel(ABC):
         """Tokens beyond what the text encoders read, for each prompt (0 = all is read)."""
         return [0 for _ in prompts]
 
+    def rest_encoders(self) -> None:  # noqa: B027
+        """Move the text encoders off the device until they are needed again."""
+
     def free_encoders(self) -> None:  # noqa: B027  (a model without encoders has nothing to free)
         """Forget the text encoders: every prompt of the run has been encoded. `encode` raises afterwards."""
 

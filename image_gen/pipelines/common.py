@@ -70,6 +70,11 @@ class DiffusersModel(ImageModel):
             found += [self._row({key: value[n] for key, value in batch.items()}) for n in range(len(_first(batch)))]
         return found
 
+    def rest_encoders(self) -> None:
+        for name in self._encoders:
+            if getattr(self.pipe, name, None) is not None:
+                getattr(self.pipe, name).to("cpu")
+
     def _row(self, condition: Condition) -> Condition:
         """Floats in the dtype of the transformer; on the CPU; a copy, so that the batch can go."""
         dtype = self.transformer.dtype

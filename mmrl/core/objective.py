@@ -124,6 +124,13 @@ class Objective:
     def signal_without_variance(self) -> bool:
         return self.advantage.stage.signal_without_variance
 
+    def narrowest_clip(self) -> float | None:
+        """The smaller clip width, where it is known without data."""
+        if self.bounds is None or self.bounds.stage.required:
+            return None
+        numbers = [float(v) for v in self.bounds(Table({})).values() if isinstance(v, (int, float))]
+        return min(numbers, default=None)
+
     @property
     def needs_dense(self) -> bool:
         """Some stage reads rewards of single decisions."""

@@ -44,3 +44,10 @@ def optimiser_settings(config: Config, recipe: Recipe, channel: str) -> Optimise
     except ValidationError as error:
         problems = config_errors.lines(error, Optimiser, prefix="optimiser")
         raise UserError(f"recipe {recipe.slug}: {config_errors.join(problems)}") from None
+
+
+def gap_tolerance(objective: Objective, own: float) -> float:
+    """Largest sampler gap without a warning: train.ratio_tolerance, but where log-probs are means over elements no more
+    than the clip, which is tiny there (nor less than 1e-5, what float32 allows)."""
+    width = objective.narrowest_clip()
+    return own if objective.unit != "element-mean" or width is None else max(1e-5, min(own, width))

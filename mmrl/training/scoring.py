@@ -42,7 +42,7 @@ def score(scorer: Scorer, rollouts: Rollouts) -> Told:
     reward_nk[at] = result.reward_nk
     reward_ntk = None
     if rollouts.steps is not None:
-        reward_ntk, more = _of_decisions(scorer, rollouts, at)
+        reward_ntk, more = _of_decisions(scorer, rollouts, at, reward_nk)
         result.failures += more
         rollouts.steps = None
     if reward_ntk is not None and any("penalty" in info for info in rollouts.info):
@@ -51,14 +51,25 @@ def score(scorer: Scorer, rollouts: Rollouts) -> Told:
     return Scored(rollouts, reward_nk, weight_k, names, reward_ntk), lines + result.failures
 
 
-def _of_decisions(scorer: Scorer, rollouts: Rollouts, rows: Sequence[int]) -> tuple[Tensor, list[str]]:
-    """float64 [N,T,K]."""
+def _of_decisions(
+    scorer: Scorer, rollouts: Rollouts, rows: Sequence[int], reward_nk: Tensor
+) -> tuple[Tensor, list[str]]:
+    """float64 [N,T,K]. A decision whose output is the row's own has the row's rewards: no second call."""
     steps = rollouts.steps or []
-    cells = [(i, t) for i in rows for t, output in enumerate(steps[i]) if output is not None]
+    cells = [
+        (i, t)
+        for i in rows
+        for t, output in enumerate(steps[i])
+        if output is not None and output is not rollouts.outputs[i]
+    ]
     records: list[Record] = [rollouts.records[i] for i, _ in cells]
     info: list[dict[str, Any]] = [{**rollouts.info[i], "decision": t} for i, t in cells]
     found = scorer.score([steps[i][t] for i, t in cells], records, info)
     reward_ntk = torch.full((len(steps), len(steps[0]), len(found.names)), math.nan, dtype=torch.float64)
+    for i in rows:
+        for t, output in enumerate(steps[i]):
+            if output is not None and output is rollouts.outputs[i]:
+                reward_ntk[i, t] = reward_nk[i]
     if cells:
         i_m, t_m = torch.tensor(cells).unbind(1)
         reward_ntk[i_m, t_m] = found.reward_nk

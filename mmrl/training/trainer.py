@@ -29,7 +29,7 @@ from mmrl.training import measures, scoring, update
 from mmrl.training.batch import Scored, minibatches, shuffle_inside_groups, table_of
 from mmrl.training.diagnostics import Diagnostics
 from mmrl.training.exchange import gather_scored
-from mmrl.training.objectives import channels_of, objectives, optimiser_settings
+from mmrl.training.objectives import channels_of, gap_tolerance, objectives, optimiser_settings
 from mmrl.training.optim import ChannelOptimiser, WeightAverage
 from mmrl.training.policy import Policy
 from mmrl.training.prompt_statistics import PromptStatistics
@@ -152,8 +152,9 @@ class Trainer(Resumable):
             "reward_failures": self.counters.reward_failures,
             "skipped_records": self.counters.skipped_records,
         }
+        tolerance = gap_tolerance(self.objectives[channel], self.config.train.ratio_tolerance)
         values["tokens_per_s"] = tokens / max(now - started, 1e-9)
-        values["signs"] = self.diagnostics.look(values, self.config.train.ratio_tolerance, self._constant(scored))
+        values["signs"] = self.diagnostics.look(values, tolerance, self._constant(scored))
         return values
 
     def _stop_if_empty(self, updates: Values) -> None:

@@ -9,7 +9,6 @@ from pydantic import Field
 from mmrl.config import Section
 from mmrl.vlm.memory import describe as memory_lines  # noqa: F401  (the estimate of --dry-run)
 
-
 #: What imitating one record costs: about four samples, for each record has a picture of its own.
 SAMPLES_A_DEMONSTRATION = 4.0
 

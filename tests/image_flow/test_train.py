@@ -136,6 +136,80 @@ def test_the_recipes_sampling_stands_below_the_runs_own(tmp_path: Path) -> None:
         config_io.build(vlm, folder=Path.cwd())
 
 
+def test_one_option_of_the_recipes_window_keeps_the_rest_and_another_name_replaces_it(tmp_path: Path) -> None:
+    made = config(
+        tmp_path / "run",
+        recipe="mix-grpo",
+        recipe_options={},
+        sampling={"steps": 10, "window": {"options": {"end": 8}}},
+    )
+    assert made.sampling.window.name == "sliding"
+    assert made.sampling.window.options == {
+        "width": 4,
+        "iters_per_group": 25,
+        "stride": 1,
+        "overlap": True,
+        "roll_back": True,
+        "end": 8,
+    }
+    other = config(
+        tmp_path / "run", recipe="mix-grpo", recipe_options={}, sampling={"steps": 10, "window": {"name": "all"}}
+    )
+    assert other.sampling.window.options == {}
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "fractional width": ({"window": {"name": "random", "options": {"width": 2.5}}}, "width must be a whole number"),
+    "text for a number": ({"window": {"name": "all", "options": {"fraction": "half"}}}, "wrong type"),
+    "cps at the last step": (
+        {"rule": "cps", "window": {"name": "random", "options": {"width": 2, "end": 4}}},
+        "where cps has no deviation",
+    ),
+    "nothing to interpolate": ({"score_every": 2}, "only recipes with rewards per step"),
+}
+
+
+@pytest.mark.parametrize(("sampling", "said"), BAD.values(), ids=list(BAD))
+def test_bad_sampling_is_one_line(tmp_path: Path, sampling: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        train(config(tmp_path / "run", sampling=sampling), progress=False)
+
+
+def test_the_tolerance_of_the_sampler_gap_follows_the_clip() -> None:
+    from mmrl import recipes
+    from mmrl.core.objective import Objective
+    from mmrl.core.recipe import parse
+    from mmrl.training.objectives import gap_tolerance
+
+    def of(slug: str, unit: str, **options: Any) -> float:
+        recipe = parse(slug, recipes.read(slug), unit=unit, options=options)
+        kind = families.entry("toy-flow").POLICY
+        objective = Objective(recipe, channel="steps", unit=unit, provides=kind.provides | {"entropy_nt"}, dense=True)
+        return gap_tolerance(objective, 1e-3)
+
+    assert of("flow-grpo", "element-mean") == 1e-4
+    assert of("flow-grpo-fast", "element-mean") == 1e-5 and of("grpo-guard", "element-mean") == 1e-5
+    assert of("grpo", "decision") == 1e-3
+
+
+def test_pictures_that_are_not_finite_are_left_out_of_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ToyModel.velocity
+
+    def broken(self: ToyModel, x_n: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        v_n = plain(self, x_n, *args, **kwargs)
+        return torch.cat([v_n[:1] * float("nan"), v_n[1:]])
+
+    made = config(tmp_path / "run", train={"steps": 0}, sampling={"guidance": 1.0})
+    clean = json.loads((train(made, progress=False) / "summary.json").read_text())["before"]
+    monkeypatch.setattr(ToyModel, "velocity", broken)
+    made = config(tmp_path / "broken", train={"steps": 0}, sampling={"guidance": 1.0})
+    before = json.loads((train(made, progress=False) / "summary.json").read_text())["before"]
+    assert before["unusable"] == pytest.approx(1 / 6) and "unusable" not in clean
+    assert before["reward"] > 0.5 * clean["reward"]
+
+
 def test_negative_rewards_without_a_guard_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change: dict[str, Any] = {"recipe": "vgpo", "recipe_options": {}, "train": {"steps": 1}}
     run = train(config(tmp_path / "run", rewards={"components": [{"name": "toy-signed"}]}, **change), progress=False)

@@ -62,6 +62,31 @@ def test_outputs_of_decisions_are_scored_where_there_are_some_and_then_forgotten
     assert picked.reward_ntk is not None and picked.reward_ntk[0, 2, 0] == 1
 
 
+def test_the_last_decision_is_not_scored_twice() -> None:
+    calls: list[str] = []
+
+    class Counting:
+        names, weight_k = ["x"], torch.ones(1).double()
+
+        def score(self, outputs: Any, records: Any, info: Any) -> Any:
+            calls.extend(outputs)
+            return type(
+                "S",
+                (),
+                {
+                    "reward_nk": torch.tensor([[float(len(o))] for o in outputs]).double().reshape(-1, 1),
+                    "names": ["x"],
+                    "weight_k": torch.ones(1).double(),
+                    "failures": [],
+                },
+            )()
+
+    final = "aaa!"
+    scored, _ = score(Counting(), rollouts([final], steps=[["a", "aa", final]]))  # type: ignore[arg-type]
+    assert sorted(calls) == ["a", "aa", final]
+    assert scored.reward_ntk is not None and scored.reward_ntk[0, :, 0].tolist() == [1.0, 2.0, 4.0]
+
+
 def test_an_unusable_row_is_not_shown_to_rewards_and_is_told() -> None:
     rows = rollouts(["aaa", "b"], steps=[["a", "b", "c"], ["a", "b", "c"]])
     rows.info[1]["unusable"] = "its latents are not finite"
