@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from image_gen.rewards.pictures import to_array
 from mmrl.data.records import Record
 from mmrl.rewards.registry import reward
@@ -19,6 +17,8 @@ def variety(outputs: Sequence[Any], records: Sequence[Record], info: Sequence[di
     None for a picture without others. With rewards per denoising step, pictures of one step are compared. Our own rule,
     no paper. Checked with: formula only.
     """
+    import numpy as np
+
     groups: dict[tuple[str, int | None], list[int]] = {}
     for i, record in enumerate(records):
         groups.setdefault((record.id, info[i].get("decision")), []).append(i)

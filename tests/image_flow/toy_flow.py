@@ -18,17 +18,17 @@ POLICY = FlowPolicy
 PROMPTS = ("a toe", "one oak", "eel", "a boat", "an ode", "oboe")
 
 
-@reward("toy-bright", tasks=("image",))
+@reward("toy-bright", tasks=("toy-image",))
 def bright(outputs: Any, records: Any, info: Any) -> list[float]:
     return [float(o.mean()) for o in outputs]
 
 
-@reward("toy-half", tasks=("image",))
+@reward("toy-half", tasks=("toy-image",))
 def half(outputs: Any, records: Any, info: Any) -> list[float]:
     return [float(o[:, :, : o.shape[2] // 2].mean()) for o in outputs]
 
 
-@reward("toy-signed", tasks=("image",))
+@reward("toy-signed", tasks=("toy-image",))
 def signed(outputs: Any, records: Any, info: Any) -> list[float]:
     return [float(o.mean()) - 0.6 for o in outputs]
 
@@ -42,7 +42,7 @@ def load_policy(config: Any) -> FlowPolicy:
 
 def builtin(name: str) -> list[Record]:
     prompts = PROMPTS[:4] if name.endswith("train") else PROMPTS[4:]
-    return [Record(f"toy-{p.replace(' ', '-')}", "image", p) for p in prompts]
+    return [Record(f"toy-{p.replace(' ', '-')}", "toy-image", p) for p in prompts]
 
 
 def chance(records: Any, config: Any) -> dict[str, float]:
