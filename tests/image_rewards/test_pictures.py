@@ -104,8 +104,8 @@ def test_the_catalogue_registers_all_and_loads_nothing_heavy():
     assert done.returncode == 0, done.stderr
     names = (
         "aesthetic, brightness, clip_score, composition, hps, image_reward, jpeg_compressibility, "
-        "jpeg_incompressibility, nan_share, ocr, pick_score, redness, remote, scorer_process, smoothness, target_colour, "
-        "variety"
+        "jpeg_incompressibility, nan_share, ocr, pick_score, redness, remote, scorer_process, smoothness, "
+        "target_colour, variety"
     )
     assert ", ".join(ast.literal_eval(done.stdout)) == names
 
