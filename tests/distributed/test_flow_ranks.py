@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from launch import launch, log, tensors
+from toy_flow import settings
 
 from mmrl import config_io, families
 from mmrl.training.exchange import thumbnail
@@ -26,24 +27,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def image(out: Path, **sections: Any) -> dict[str, Any]:
-    base: dict[str, Any] = {
-        "family": "toy-flow",
-        "recipe": "flow-grpo",
-        "recipe_options": {"bounds.low": 0.01, "bounds.high": 0.01},
-        "out": str(out),
-        "model": {"path": "toy64", "adapter": {"kind": "none"}},
-        "sampling": {"steps": 4, "eval_steps": 3, "guidance": 2.0},
-        "inputs": {"height": 4, "width": 4, "eval_images": 2},
-        "data": {"train": "toy:train", "eval": "toy:eval"},
-        "rewards": {"components": [{"name": "toy-bright"}]},
-        "eval": {"judges": [{"name": "toy-half"}], "samples": 0},
-        "train": {"steps": 3, "prompts": 4, "group": 3},
-        "optimiser": {"lr": 0.01},
-        "log": {"tensorboard": False},
-    }
-    for key, value in sections.items():
-        base[key] = {**base[key], **value} if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-    return base
+    """float64, three short steps."""
+    few = {"train": {"steps": 3, "group": 3, **sections.pop("train", {})}, "eval": {"samples": 0}}
+    return settings(out, **{"model": {"path": "toy64"}, **few, **sections})
 
 
 @pytest.fixture(scope="module")

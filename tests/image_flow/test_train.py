@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from toy_flow import settings
 from toy_model import ToyModel
 
 from mmrl import config_io, families
@@ -28,25 +29,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(out: Path, **sections: Any) -> Any:
-    base: dict[str, Any] = {
-        "family": "toy-flow",
-        "recipe": "flow-grpo",
-        "recipe_options": {"bounds.low": 0.01, "bounds.high": 0.01},
-        "out": str(out),
-        "model": {"path": "toy", "adapter": {"kind": "none"}},
-        "sampling": {"steps": 4, "eval_steps": 4, "guidance": 2.0},
-        "inputs": {"height": 4, "width": 4, "eval_images": 3},
-        "data": {"train": "toy:train", "eval": "toy:eval"},
-        "rewards": {"components": [{"name": "toy-bright"}]},
-        "eval": {"judges": [{"name": "toy-half"}]},
-        "train": {"steps": 6, "prompts": 4, "group": 4},
-        "optimiser": {"lr": 0.01},
-        "checkpoint": {"every": 2},
-        "log": {"tensorboard": False},
-    }
-    for key, value in sections.items():
-        base[key] = {**base[key], **value} if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-    return config_io.build(base, folder=Path.cwd())
+    return config_io.build(settings(out, **sections), folder=Path.cwd())
 
 
 def lines(run: Path) -> list[dict[str, Any]]:

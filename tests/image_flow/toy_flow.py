@@ -47,3 +47,26 @@ def builtin(name: str) -> list[Record]:
 
 def chance(records: Any, config: Any) -> dict[str, float]:
     return {}
+
+
+def settings(out: Path, **sections: Any) -> dict[str, Any]:
+    """A configuration of this family; mappings are merged into the default ones."""
+    base: dict[str, Any] = {
+        "family": "toy-flow",
+        "recipe": "flow-grpo",
+        "recipe_options": {"bounds.low": 0.01, "bounds.high": 0.01},
+        "out": str(out),
+        "model": {"path": "toy", "adapter": {"kind": "none"}},
+        "sampling": {"steps": 4, "eval_steps": 4, "guidance": 2.0},
+        "inputs": {"height": 4, "width": 4, "eval_images": 3},
+        "data": {"train": "toy:train", "eval": "toy:eval"},
+        "rewards": {"components": [{"name": "toy-bright"}]},
+        "eval": {"judges": [{"name": "toy-half"}]},
+        "train": {"steps": 6, "prompts": 4, "group": 4},
+        "optimiser": {"lr": 0.01},
+        "checkpoint": {"every": 2},
+        "log": {"tensorboard": False},
+    }
+    for key, value in sections.items():
+        base[key] = {**base[key], **value} if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+    return base
