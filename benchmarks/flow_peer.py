@@ -160,7 +160,7 @@ def _prepared(folder: str, guidance: float, rows: int) -> tuple[Any, flow_case.U
 
 
 def updates(folder: str, guidance: float, rows: int) -> Callable[[Any], None]:
-    """Both updates, both rollouts, and the pass for old log-probabilities that mmrl's trainer makes beside them when
+    """Both updates, both rollouts, and the pass for old log-probabilities that mmrl's trainer can make beside them when
     a rollout serves several updates (flow_grpo takes those of the sampler)."""
     from mmrl.training.update import evaluate
 
@@ -313,7 +313,8 @@ The update is that of the table above, for both with `detach_uncond`, as flow_gr
 guidance with a graph and detaches one, mmrl runs that half without a graph. The rollout is without `detach_uncond`;
 with it mmrl samples the halves one after the other too. Drawing takes one generator a row in mmrl, so that a picture
 does not depend on its batch, and one for the whole batch in flow_grpo. Where a rollout serves several updates
-(`minibatches`) mmrl's trainer makes a pass for old log-probabilities beside them, flow_grpo does not: {passes}."""
+(`minibatches`) both take the sampler's log-probabilities as the old ones; with
+`train.old_pass: always`, and in half precision, mmrl makes a pass beside them: {passes}."""
 
 
 def headline(result: dict[str, Any] | None, size: str) -> list[list[str]]:
