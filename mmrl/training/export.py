@@ -112,9 +112,8 @@ def _readable(config: Config, source: str | list[str] | None, which: str, *, pic
 
 def records_of(config: Config, source: str | list[str] | None, which: str) -> Iterator[Record | UserError]:
     """Record by record, bad rows as what is wrong with them. Raises UserError for a file that is not there."""
-    require = needed(config)
-    if which == "train" and config_io.recipe_of(config).experience == "records":
-        require = "response"
+    imitated = which == "train" and config_io.recipe_of(config).experience == "records"
+    require = needed(config, imitation=imitated)
     for name in [source] if isinstance(source, str) else source or []:
         if config_io.is_embedded(name):
             yield from families.entry(config.family).builtin(name)

@@ -56,20 +56,17 @@ def _of_decisions(
 ) -> tuple[Tensor, list[str]]:
     """float64 [N,T,K]. A decision whose output is the row's own has the row's rewards: no second call."""
     steps = rollouts.steps or []
-    cells = [
-        (i, t)
-        for i in rows
-        for t, output in enumerate(steps[i])
-        if output is not None and output is not rollouts.outputs[i]
-    ]
+    reward_ntk = torch.full((len(steps), len(steps[0]), reward_nk.shape[1]), math.nan, dtype=torch.float64)
+    cells: list[tuple[int, int]] = []
+    for i in rows:
+        for t, output in enumerate(steps[i]):
+            if output is rollouts.outputs[i]:
+                reward_ntk[i, t] = reward_nk[i]
+            elif output is not None:
+                cells.append((i, t))
     records: list[Record] = [rollouts.records[i] for i, _ in cells]
     info: list[dict[str, Any]] = [{**rollouts.info[i], "decision": t} for i, t in cells]
     found = scorer.score([steps[i][t] for i, t in cells], records, info)
-    reward_ntk = torch.full((len(steps), len(steps[0]), len(found.names)), math.nan, dtype=torch.float64)
-    for i in rows:
-        for t, output in enumerate(steps[i]):
-            if output is not None and output is rollouts.outputs[i]:
-                reward_ntk[i, t] = reward_nk[i]
     if cells:
         i_m, t_m = torch.tensor(cells).unbind(1)
         reward_ntk[i_m, t_m] = found.reward_nk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -90,11 +90,10 @@ def frame_of(config: Config) -> str:
     from mmrl import config_io, families
     from mmrl.data.read import scan
     from mmrl.data.records import Record
+    from mmrl.training.setup import needed
 
     entries = config.data.train
-    require: Literal["answer", "response"] = "answer"
-    if config_io.recipe_of(config).experience == "records":
-        require = "response"
+    require = needed(config, imitation=config_io.recipe_of(config).experience == "records")
     found = set()
     for name in [entries] if isinstance(entries, str) else entries:
         if config_io.is_embedded(name):
