@@ -32,12 +32,21 @@ class Piece:
     columns   the decisions it evaluates: None for all T, else int64 [c].
     data      family-private.
     idle      it runs with coefficients of zero, to keep step with ranks that have more pieces.
+    own       the decisions it evaluates where they differ from row to row: bool [n, T]; its tables are 0 elsewhere.
+    share     its values are summands: other pieces add theirs to the same decisions (nodes of a quadrature).
     """
 
     rows: torch.Tensor
     columns: torch.Tensor | None = None
     data: Any = None
     idle: bool = False
+    own: torch.Tensor | None = None
+    share: bool = False
+
+    @property
+    def whole_rows(self) -> bool:
+        """It holds all there is to know of its rows."""
+        return self.columns is None and self.own is None and not self.share
 
 
 @dataclass

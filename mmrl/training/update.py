@@ -45,13 +45,14 @@ class Update:
 
 
 def _write(full: dict[str, Tensor], part: dict[str, Tensor], piece: Piece, shape: tuple[int, int]) -> None:
+    """Add a piece's values to the table: pieces that share a decision add up, all others meet zeros."""
     for name, value in part.items():
         if name not in full:
             full[name] = value.new_zeros(shape)
         if piece.columns is None:
-            full[name][piece.rows, : value.shape[1]] = value.detach()
+            full[name][piece.rows, : value.shape[1]] += value.detach()
         else:
-            full[name][piece.rows[:, None], piece.columns[None, :]] = value.detach()
+            full[name][piece.rows[:, None], piece.columns[None, :]] += value.detach()
 
 
 def _fit(raw: dict[str, Tensor], width: int, columns: Tensor | None) -> dict[str, Tensor]:
@@ -114,12 +115,14 @@ def _shape(rollouts: Rollouts, channel: str) -> tuple[int, int]:
 
 
 def _covers(bundles: list[Bundle], scope: str, team: Team) -> bool:
-    """Whole rows satisfy row scope; wider scopes need everything in one piece (policies are asked for whole groups,
-    and a group stays whole on its rank)."""
+    """Summands of one decision never do; whole rows satisfy row scope; wider scopes need everything in one piece
+    (policies are asked for whole groups, and a group stays whole on its rank)."""
     pieces = [p for b in bundles for p in b.pieces]
-    if scope == "decision" or team.size == 1 and len(pieces) == 1 and pieces[0].columns is None:
+    if any(p.share for p in pieces):
+        return False
+    if scope == "decision" or team.size == 1 and len(pieces) == 1 and pieces[0].whole_rows:
         return True
-    return SCOPES.index(scope) <= SCOPES.index("group") and all(p.columns is None for p in pieces)
+    return SCOPES.index(scope) <= SCOPES.index("group") and all(p.whole_rows for p in pieces)
 
 
 def _parts_of_all(bundles: list[Bundle], rollouts: Rollouts, team: Team) -> Tensor:
@@ -199,8 +202,21 @@ def streaming_update(
 
 
 def _cut(coef: dict[str, Tensor], piece: Piece) -> dict[str, Tensor]:
+    """The piece's part of tables of coefficients: 0 at decisions that are not its own."""
     rows = {k: v[piece.rows] for k, v in coef.items()}
-    return rows if piece.columns is None else {k: v[:, piece.columns] for k, v in rows.items()}
+    if piece.columns is not None:
+        rows = {k: v[:, piece.columns] for k, v in rows.items()}
+    if piece.own is None:
+        return rows
+    return {k: torch.where(piece.own.to(v.device), v, torch.zeros_like(v)) for k, v in rows.items()}
+
+
+def _part(table: Table, piece: Piece, channels: dict[str, Tensor]) -> Table:
+    """The piece's part of the table with what it evaluated; decisions that are not its own are masked."""
+    at = table.piece(piece.rows, piece.columns).updated(channels)
+    return (
+        at if piece.own is None else at.updated({"mask_nt": at["mask_nt"].bool() & piece.own.to(at["mask_nt"].device)})
+    )
 
 
 @dataclass
@@ -234,8 +250,7 @@ class _Passes:
                 continue
             channels = self.policy.combine(_fit(raw, self.shape[1], piece.columns))
             _write(seen, {k: v for k, v in channels.items() if k == "logp_nt"}, piece, self.own_shape)
-            at = table.piece(piece.rows, piece.columns).updated(channels)
-            outcome = self.objective.terms(at, _cut(coef, piece), self.counts)
+            outcome = self.objective.terms(_part(table, piece, channels), _cut(coef, piece), self.counts)
             loss = outcome.loss()
             if loss.requires_grad:
                 loss.backward()
