@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmrl.report import frontier
+
 POINTS = 400  # of a run's curve; more cannot be told apart at the width of a chart
 
 #: metric -> (title, what it says). The order is the order on the page; what is not listed follows, by name.
@@ -14,9 +16,13 @@ KNOWN: dict[str, tuple[str, str]] = {
     "reward": ("Reward", "mean over the rollouts of a step"),
     "eval/mean_iou": ("Held-out mean IoU", "greedy answers, scenes that ask for one box"),
     "eval/acc_50": ("Held-out accuracy at IoU 0.5", "share of greedy answers above IoU 0.5"),
+    "eval/accuracy": ("Held-out accuracy", "share of greedy answers that are right"),
+    "eval/tpf": ("Held-out tokens per forward", "tokens up to the end over denoising forwards"),
+    "eval/aup": ("Held-out AUP", "area under accuracy (%) over tokens per forward"),
     "eval/reward": ("Held-out reward", "mean reward of greedy answers"),
     "eval/judge": ("Held-out judge", "mean of the rewards that are never trained on"),
     "eval/diversity": ("Held-out diversity", "deviation of each pixel over the pictures of a prompt"),
+    "eval/finished": ("Held-out finished", "share of greedy answers that came to their end"),
     "kl": ("KL to the start", "per token; how far the policy has moved"),
     "clip_high": ("Clipped above", "share of tokens whose ratio hit the upper bound"),
     "clip_low": ("Clipped below", "share of tokens whose ratio hit the lower bound"),
@@ -46,6 +52,7 @@ DRAWN: dict[str, tuple[str, str]] = {
 }
 NOT_CURVES = {"step", "rows", "updates"}
 MAIN = 12  # charts shown at once; the rest is folded
+SWEPT_NOTE = "one confidence threshold of parallel decoding"
 
 
 @dataclass
@@ -61,11 +68,12 @@ class Chart:
 @dataclass(frozen=True)
 class Curves:
     """steps: run number -> lists of steps that curves of this run share. merged: steps that one point stands for, at
-    most; 1 where nothing was thinned."""
+    most; 1 where nothing was thinned. main: how many of the charts are shown at once."""
 
     charts: list[Chart]
     steps: dict[int, list[list[float]]]
     merged: int
+    main: int = MAIN
 
 
 def curves(runs: Sequence[Sequence[Mapping[str, Any]]], *, drawn: bool = False) -> Curves:
@@ -83,12 +91,12 @@ def curves(runs: Sequence[Sequence[Mapping[str, Any]]], *, drawn: bool = False) 
     steps: dict[int, list[list[float]]] = {}
     charts, merged = [], 1
 
-    def rank(name: str) -> tuple[bool, int, str]:  # what never changes comes last
+    def rank(name: str) -> tuple[bool, bool, int, str]:  # what never changes comes last, then single thresholds
         values = {y for points in series[name].values() for _, y in points}
-        return len(values) == 1, order.get(name, len(order)), name
+        return _threshold(name) is not None, len(values) == 1, order.get(name, len(order)), name
 
     for name in sorted(series, key=rank):
-        chart = Chart(name, *known.get(name, (name.replace("_", " ").replace("/", ": "), "")))
+        chart = Chart(name, *(known.get(name) or _words(name)))
         for run, points in series[name].items():
             merged = max(merged, math.ceil(len(points) / POINTS))
             thin = thinned(sorted(points))
@@ -97,7 +105,18 @@ def curves(runs: Sequence[Sequence[Mapping[str, Any]]], *, drawn: bool = False) 
                 own.append(xs)
             chart.lines[run] = (own.index(xs), [float(f"{y:.5g}") for _, y in thin])
         charts.append(chart)
-    return Curves(charts, steps, merged)
+    main = min(MAIN, sum(_threshold(chart.name) is None for chart in charts))
+    return Curves(charts, steps, merged, main)
+
+
+def _threshold(name: str) -> str | None:
+    """The title of an evaluation at one confidence threshold; None of other metrics. Their own chart shows them."""
+    return frontier.titled(name.removeprefix("eval/")) if name.startswith("eval/") else None
+
+
+def _words(name: str) -> tuple[str, str]:
+    title = _threshold(name)
+    return (title, SWEPT_NOTE) if title else (name.replace("_", " ").replace("/", ": "), "")
 
 
 def _is_number(value: Any) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from mmrl.report import frontier
 from mmrl.report.runs import Run
 
 #: What may differ between runs of one group: the seed, and where and how they were carried out and watched.
@@ -16,9 +17,13 @@ UNINTERESTING = ("out", "log.project")
 TITLES = {
     "mean_iou": "Mean IoU",
     "acc_50": "Accuracy at IoU 0.5",
+    "accuracy": "Held-out accuracy",
+    "tpf": "Tokens per forward",
+    "aup": "AUP (accuracy under parallelism)",
     "judge": "Judge",
     "reward": "Reward",
     "diversity": "Diversity",
+    "finished": "Finished answers",
 }
 #: Neither better nor worse when they rise or fall: told as a share of the start's.
 SHARES = ("diversity",)
@@ -127,13 +132,15 @@ def _text(settings: Mapping[str, Any], key: str) -> str:
 
 def metrics(runs: Sequence[Run], grouped: Sequence[Group]) -> list[Metric]:
     """Every metric measured before and after in at least one run. The one that chose the best checkpoint comes first,
-    then the known ones, then the rest in the order of the first summary that has them."""
+    then the known ones, then the rest in the order of the first summary that has them. Those at one confidence
+    threshold have a chart of their own (`frontier`)."""
+    decides = next((str(run.settings["eval.metric"]) for run in runs if run.settings.get("eval.metric")), "")
+    elsewhere = frontier.folded(runs) - {decides}
     names: dict[str, None] = {}
     for run in runs:
         for name, value in (run.summary.get("before") or {}).items():
-            if is_number(value) and is_number((run.summary.get("after") or {}).get(name)):
+            if name not in elsewhere and is_number(value) and is_number((run.summary.get("after") or {}).get(name)):
                 names.setdefault(name)
-    decides = next((str(run.settings["eval.metric"]) for run in runs if run.settings.get("eval.metric")), "")
     rank = {decides: -1} | {name: i for i, name in enumerate(TITLES) if name != decides}
     return [_metric(name, runs, grouped) for name in sorted(names, key=lambda name: rank.get(name, len(rank)))]
 
@@ -154,7 +161,7 @@ def chance_of(runs: Sequence[Run], name: str) -> float | None:
 
 
 def title_of(name: str) -> str:
-    return TITLES.get(name, name.replace("_", " ").replace("/", ": ").capitalize())
+    return TITLES.get(name) or frontier.titled(name) or name.replace("_", " ").replace("/", ": ").capitalize()
 
 
 def share_of_start(values: Sequence[tuple[float, float]]) -> str:

@@ -3,7 +3,7 @@
 
 const CARDS = 24; // at first, and more with each press of the button
 const STEPS = [...new Set(DATA.samples.flatMap(s => Object.values(s.answers).flatMap(list => list.map(a => a.step))))].sort((a, b) => a - b);
-const samples = { step: STEPS[STEPS.length - 1] ?? 0, beside: false, only: "all", task: "", sort: "", find: "", limit: CARDS };
+const samples = { step: STEPS[STEPS.length - 1] ?? 0, beside: false, only: "all", task: "", sort: "", find: "", limit: CARDS, open: new Set() };
 
 function answerAt(sample, run, step) { // the newest answer not after `step`
   let found = null;
@@ -66,6 +66,23 @@ function figure(parent, sample, answer, caption, run, same) {
     boxes(svg, answer.boxes, "guess");
   }
   make("pre", {}, element, answer.output);
+  scoresOf(element, answer);
+  if (answer.trajectory) trajectoryOf(element, sample, answer);
+}
+
+function trajectoryOf(element, sample, answer) { // folded; those of a record open together and stay so on other steps
+  const details = make("details", { class: "unmasked" }, element);
+  make("summary", {}, details, "how it was unmasked");
+  make("pre", {}, details, answer.trajectory.join("\n"));
+  details.open = samples.open.has(sample.id);
+  details.addEventListener("toggle", () => {
+    samples.open[details.open ? "add" : "delete"](sample.id);
+    const sides = details.closest(".sides");
+    if (sides) for (const other of sides.querySelectorAll(".unmasked")) other.open = details.open;
+  });
+}
+
+function scoresOf(element, answer) {
   if (!answer.reward.length) return;
   const scores = make("p", { class: "scores" }, element);
   const parts = answer.reward.length > 1 && answer.total !== null ? [["reward", answer.total], ...answer.reward] : answer.reward;

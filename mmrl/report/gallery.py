@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ from mmrl.report.pictures import Pictures
 RECORDS = 200  # shown on a page
 ANSWERS = 12_000  # kept on a page, over records, runs and steps
 DRAWN_BYTES = 20_000_000  # of pictures that models drew, about; each step has other ones
+TRAJECTORY_BYTES = 8_000_000  # of trajectories, about: each is several times as long as its answer
 THUMBNAIL_BYTES = 30_000  # of one of them at most, about: large ones are made smaller
 OVERLAP = 0.5  # IoU from which a box counts as found
-#: Components that say nothing about whether an answer is right.
-BESIDE = {"format", "confidence", "overlong"}
+#: Components that say nothing about whether an answer is right: they judge its form, its length or its speed.
+BESIDE = {"format", "confidence", "overlong", "tpf", "boxed", "int", "soft_format", "strict_format", "xml_count"}
 
 Box = tuple[float, float, float, float]
 
@@ -29,6 +31,7 @@ class Answer:
 
     pictures, totals    of a model that draws: its pictures of the prompt and the reward of each; empty for texts. Then
                         `reward` and `total` are means over them, and nothing is called right.
+    trajectory          of a model that unmasks a canvas: how it was filled, as lines of text; else empty.
     """
 
     step: int
@@ -40,6 +43,7 @@ class Answer:
     picture: int | None
     pictures: list[int] = field(default_factory=list)
     totals: list[float | None] = field(default_factory=list)
+    trajectory: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -66,9 +70,20 @@ class Gallery:
     def drawn(self) -> bool:
         return bool(self.samples) and all(sample.drawn for sample in self.samples)
 
+    @property
+    def boxed(self) -> bool:
+        """There is a box to be seen."""
+        answers = (answer for sample in self.samples for own in sample.answers.values() for answer in own)
+        return any(sample.gold for sample in self.samples) or any(answer.boxes for answer in answers)
 
-def collect(runs: Sequence[Path], problems: Sequence[list[str]]) -> Gallery:
-    """The samples of all runs, by record. What cannot be shown is added to the run's `problems`."""
+
+def collect(
+    runs: Sequence[Path], problems: Sequence[list[str]], successes: Sequence[Mapping[str, float]] = ()
+) -> Gallery:
+    """The samples of all runs, by record. What cannot be shown is added to the run's `problems`.
+
+    successes   of each run, as `success` reads it: the reward that tells whether an answer is right.
+    """
     files = [sorted((run / "samples").glob("step-*.jsonl")) for run in runs]
     first = [_rows(own[0]) if own else {} for own in files]
     ids = list(dict.fromkeys(key for rows in first for key in rows))
@@ -80,6 +95,8 @@ def collect(runs: Sequence[Path], problems: Sequence[list[str]]) -> Gallery:
     per_run = max(2, ANSWERS // max(1, len(ids) * len(runs)))
     if drawn:
         per_run = max(2, min(per_run, DRAWN_BYTES // max(1, sum(map(_weight, runs, first)))))
+    told = sum(len(json.dumps(rows[key].get("trajectory"))) for rows in first for key in ids if key in rows)
+    per_run = max(2, min(per_run, TRAJECTORY_BYTES // max(1, told)))
     if any(len(own) > per_run for own in files):
         notes.append(f"Of the steps with samples {per_run} a run are kept, evenly spaced, with the first and the last.")
     samples: dict[str, Sample] = {}
@@ -91,7 +108,8 @@ def collect(runs: Sequence[Path], problems: Sequence[list[str]]) -> Gallery:
                     task, prompt = str(row.get("task") or ""), prompt_text(row.get("prompt", ""))
                     samples[key] = Sample(key, task, prompt, corners(row.get("gold")), drawn=row.get("drawn") is True)
                 if key in samples:
-                    answer = _answer(row, samples[key], file, run, pictures, problems[i])
+                    known = successes[i] if successes else {}
+                    answer = _answer(row, samples[key], file, run, pictures, problems[i], known)
                     samples[key].answers.setdefault(i, []).append(answer)
     return Gallery([samples[key] for key in ids if key in samples], pictures, notes)
 
@@ -181,9 +199,22 @@ def overlap(a: Box, b: Box) -> float:
     return wide * high / (a[2] * a[3] + b[2] * b[3] - wide * high)
 
 
-def is_right(gold: Sequence[Box], boxes: Sequence[Box], reward: Sequence[tuple[str, float | None]]) -> bool | None:
-    """With true boxes: each of them found at IoU 0.5, none too many. Else: every reward component that judges the
-    answer is at least 0.5. None when there is nothing to judge by."""
+def success(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Reward -> the value from which on an answer is right, where the configuration gives one."""
+    listed = settings.get("rewards.components")
+    specs = [spec for spec in listed if isinstance(spec, Mapping)] if isinstance(listed, list) else []
+    return {str(spec.get("name")): float(spec["success"]) for spec in specs if _is_number(spec.get("success"))}
+
+
+def is_right(
+    gold: Sequence[Box],
+    boxes: Sequence[Box],
+    reward: Sequence[tuple[str, float | None]],
+    success: Mapping[str, float] | None = None,
+) -> bool | None:
+    """With true boxes: each of them found at IoU 0.5, none too many. Else: the columns of the rewards in `success`
+    reach its values; without those, every reward component that judges the answer is at least 0.5. None when there is
+    nothing to judge by."""
     if gold:
         left = list(boxes)
         for box in gold:
@@ -192,6 +223,9 @@ def is_right(gold: Sequence[Box], boxes: Sequence[Box], reward: Sequence[tuple[s
                 return False
             left.remove(best)
         return not left
+    told = [(v, (success or {}).get(name.split("/")[0])) for name, v in reward if v is not None]
+    if asked := [value >= least for value, least in told if least is not None]:
+        return all(asked)
     judged = [value for name, value in reward if name not in BESIDE and value is not None]
     return all(value >= OVERLAP for value in judged) if judged else None
 
@@ -221,7 +255,13 @@ def scores(reward: Any) -> list[tuple[str, float | None]]:
 
 
 def _answer(
-    row: Mapping[str, Any], sample: Sample, file: Path, run: Path, pictures: Pictures, problems: list[str]
+    row: Mapping[str, Any],
+    sample: Sample,
+    file: Path,
+    run: Path,
+    pictures: Pictures,
+    problems: list[str],
+    success: Mapping[str, float],
 ) -> Answer:
     names = _drawn_names(row) if sample.drawn else [str(row["image"])] if row.get("image") else []
     found = [number for name in names if (number := _picture(name, file, run, pictures, problems)) is not None]
@@ -234,11 +274,24 @@ def _answer(
         boxes=boxes,
         reward=[(name, None if value is None else round(value, 4)) for name, value in reward],
         total=None if total is None else round(total, 4),
-        right=None if sample.drawn else is_right(sample.gold, boxes, reward),
+        right=None if sample.drawn else is_right(sample.gold, boxes, reward, success),
         picture=found[0] if found else None,
         pictures=found if sample.drawn else [],
         totals=_totals(row.get("totals"), len(found)) if sample.drawn else [],
+        trajectory=_trajectory(row.get("trajectory"), file, problems),
     )
+
+
+def _trajectory(lines: Any, file: Path, problems: list[str]) -> list[str]:
+    """Lines of text; nothing where there is something else, told once a file."""
+    if lines is None:
+        return []
+    if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
+        return lines
+    problem = f"{file.name}: a trajectory is no list of lines of text; shown without it"
+    if problem not in problems:
+        problems.append(problem)
+    return []
 
 
 def _picture(name: str, file: Path, run: Path, pictures: Pictures, problems: list[str]) -> int | None:

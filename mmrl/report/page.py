@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.errors import UserError
-from mmrl.report import charts, compare, verdict
+from mmrl.report import charts, compare, frontier, verdict
 from mmrl.report import gallery as galleries
 from mmrl.report.runs import Run, read_runs
 
 HEADLINES = 3
 STYLES = "page.css"
-SCRIPTS = ("charts.js", "drawn.js", "gallery.js", "page.js")
+SCRIPTS = ("charts.js", "frontier.js", "drawn.js", "gallery.js", "page.js")
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -29,9 +29,11 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     if not runs:
         raise UserError("report: name at least one run folder")
     read = read_runs(runs)
-    gallery = galleries.collect([run.path for run in read], [run.problems for run in read])
+    success = [galleries.success(run.settings) for run in read]
+    gallery = galleries.collect([run.path for run in read], [run.problems for run in read], success)
     groups = compare.groups(read)
     metrics = compare.metrics(read, groups)
+    parallel = frontier.frontiers(read)
     draws = all(run.draws for run in read)
     drawn = charts.curves([run.metrics for run in read], drawn=draws)
     environment = Environment(
@@ -55,11 +57,13 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         troubles=sorted((t for run in read for t in run.troubles), key=lambda t: (t.step, t.run)),
         curves=drawn,
         points=charts.POINTS,
+        parallel=parallel,
+        thresholds=frontier.thresholds(parallel),
         gallery=gallery,
         tasks=sorted({sample.task for sample in gallery.samples if sample.task}),
         rollouts=[galleries.rollouts(run.path) for run in read],
         describe=describe,
-        data=page_data(read, groups, drawn, gallery),
+        data=page_data(read, groups, drawn, parallel, gallery),
         style=own[STYLES],
         scripts=[own[name] for name in SCRIPTS],
     )
@@ -81,15 +85,17 @@ def page_data(
     runs: Sequence[Run],
     groups: Sequence[compare.Group],
     curves: charts.Curves,
+    parallel: Sequence[frontier.Frontier],
     gallery: galleries.Gallery,
 ) -> dict[str, Any]:
     """What the page's script draws, JSON-ready: no number in it is infinite or NaN."""
     return {
         "runs": [{"label": run.label} for run in runs],
         "groups": [asdict(group) for group in groups],
-        "main": charts.MAIN,
+        "main": curves.main,
         "charts": [asdict(chart) for chart in curves.charts],
         "steps": curves.steps,
+        "frontier": [_plain(own) for own in parallel],
         "signs": [asdict(trouble) for run in runs for trouble in run.troubles],
         "pictures": [
             {"uri": uri, "size": size} for uri, size in zip(gallery.pictures.uris, gallery.pictures.sizes, strict=True)
@@ -98,11 +104,17 @@ def page_data(
     }
 
 
+def _plain(own: frontier.Frontier) -> dict[str, Any]:
+    return {"run": own.run, "before": [asdict(p) for p in own.before], "after": [asdict(p) for p in own.after]}
+
+
 def _lean(sample: dict[str, Any]) -> dict[str, Any]:
-    """Without what only pictures have, for the thousands of answers that are texts."""
-    if not sample["drawn"]:
-        for answer in (answer for answers in sample["answers"].values() for answer in answers):
+    """Without what only pictures have, for the thousands of answers that are texts, and without empty trajectories."""
+    for answer in (answer for answers in sample["answers"].values() for answer in answers):
+        if not sample["drawn"]:
             del answer["pictures"], answer["totals"]
+        if not answer["trajectory"]:
+            del answer["trajectory"]
     return sample
 
 
