@@ -24,6 +24,11 @@ class RewardSpec(Section):
     name: str = Field(description="registered reward; `auto` = chosen by each record's task")
     weight: float = 1.0
     options: dict[str, Any] = Field(default_factory=dict)
+    success: float | None = Field(
+        None,
+        description="rows whose value of this component, before the weight, reaches it are correct (all of its columns "
+        "that apply); for recipes and selectors that ask (lightningrl, tracerl); one component at most",
+    )
 
 
 class Rewards(Section):
@@ -70,7 +75,7 @@ class Train(Section):
         None, description="groups whose rewards are all equal; default from the recipe (dapo: resample), else keep"
     )
     resample_rounds: int = Field(
-        4, ge=1, le=1000, description="most refills of one step when zero_variance is resample"
+        4, ge=1, le=1000, description="most refills of one step when zero_variance is resample; a selector has its own"
     )
     two_pass: Literal["auto", "always"] = "auto"
     old_pass: Literal["auto", "always"] = Field(

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmrl import config_errors, families, recipes, yaml_io
-from mmrl.config import Config
+from mmrl.config import Config, Selection
 from mmrl.core import recipe as core_recipe
 from mmrl.errors import UserError
 from mmrl.paths import find_config
@@ -61,7 +61,7 @@ def build(raw: dict[str, Any], *, folder: Path, where: str = "config") -> Config
         module = families.config_module(str(name))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    _take_sampling_of_the_recipe(raw, module.Sampling, folder, where)
+    _take_sections_of_the_recipe(raw, {"sampling": module.Sampling, "selection": Selection}, folder, where)
     shape: dict[str, type[BaseModel]] = {key: getattr(module, cls) for key, cls in FAMILY_SECTIONS.items()}
     if isinstance(raw.get("recipe_options"), dict):
         raw["recipe_options"] = flat_options(raw["recipe_options"])
@@ -83,22 +83,28 @@ def build(raw: dict[str, Any], *, folder: Path, where: str = "config") -> Config
     return config
 
 
-def _take_sampling_of_the_recipe(raw: dict[str, Any], known: type[BaseModel], folder: Path, where: str) -> None:
-    """What the recipe says of sampling (`sampling:` in its file) stands below what the run says itself. In place."""
+def _take_sections_of_the_recipe(
+    raw: dict[str, Any], known: dict[str, type[BaseModel]], folder: Path, where: str
+) -> None:
+    """What the recipe says of sampling and selection (sections of its file) stands below the run's. In place."""
     recipe = raw.get("recipe")
-    if not isinstance(recipe, str) or not isinstance(raw.get("sampling"), dict | None):
-        return  # refused with a better message further on
+    if not isinstance(recipe, str):
+        return  # refused with a better message further on, as is all that is passed over here
     try:
-        defaults = recipes.read(recipe, folder).get("sampling") or {}
+        found = recipes.read(recipe, folder)
     except UserError:
         return
-    for key in defaults:
-        if key not in known.model_fields:
-            raise UserError(
-                f"{where}: recipe: {recipe} sets sampling.{key}, which family {raw['family']!r} does not have; "
-                "choose a recipe of this family"
-            )
-    raw["sampling"] = _below(defaults, raw.get("sampling") or {})
+    for section, model in known.items():
+        own, below = raw.get(section) or {}, found.get(section) or {}
+        if not below or not isinstance(own, dict) or not isinstance(below, dict):
+            continue
+        for key in below:
+            if key not in model.model_fields:
+                raise UserError(
+                    f"{where}: recipe: {recipe} sets {section}.{key}, which family {raw['family']!r} does not have; "
+                    "choose a recipe of this family"
+                )
+        raw[section] = _below({section: below}, {section: own})[section]
 
 
 def _below(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -144,12 +150,25 @@ def check(config: Config, *, where: str = "config") -> None:
         raise UserError(
             f"{where}: optimiser.kind: {config.optimiser.kind} cannot be used with distributed.mode: fsdp2; use adamw"
         )
+    _check_success(config, where)
     cuts = config.train.minibatches or recipe.minibatches
     if cuts > config.train.prompts:
         raise UserError(
             f"{where}: train.minibatches: {cuts} minibatches of whole groups need at least as many prompts, "
             f"train.prompts is {config.train.prompts}"
         )
+
+
+def _check_success(config: Config, where: str) -> None:
+    """At most one reward component decides what is right, and judges, which train nothing, never do."""
+    marked = [spec.name for spec in config.rewards.components if spec.success is not None]
+    if len(marked) > 1:
+        raise UserError(
+            f"{where}: rewards.components: success is set for {', '.join(marked)}; one component says what is right"
+        )
+    for at, spec in enumerate(config.eval.judges):
+        if spec.success is not None:
+            raise UserError(f"{where}: eval.judges.{at}.success: nothing is trained on a judge; remove it")
 
 
 def flat_options(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:

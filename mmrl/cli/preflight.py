@@ -11,11 +11,12 @@ from mmrl.errors import UserError
 def problems(config: Config) -> list[str]:
     """One line per problem; empty when a run can start. Imports torch (stages are tensor functions)."""
     found = []
-    for look in (_plugins, _stages, _selection, _rewards, _family):
+    for look in (_plugins, _stages, _selection, _rewards, _asked_of_rewards, _family):
         try:
             look(config)
         except UserError as error:
-            found.append(str(error))
+            if str(error) not in found:
+                found.append(str(error))
     return found
 
 
@@ -35,7 +36,7 @@ def _stages(config: Config) -> None:
 
     for module in families.family(config.family).extra_stages:
         importlib.import_module(module)
-    kind = families.entry(config.family).POLICY
+    kind = families.policy_class(config)
     recipe = config_io.recipe_of(config, kind.unit)
     objectives(recipe, kind, find_selector(config.selection.name, config.selection.options))
     for channel in channels_of(recipe, kind):
@@ -57,13 +58,27 @@ def _rewards(config: Config) -> None:
             registry.bind_options(registry.find(component.name), component.options)
 
 
+def _asked_of_rewards(config: Config) -> None:
+    """What recipe and selector ask of the rewards; `auto` stands for the sets of all known tasks."""
+    from mmrl import config_io, families
+    from mmrl.rewards.plan import make_plan
+    from mmrl.selection.base import find as find_selector
+    from mmrl.training.objectives import check_rewards, objectives
+
+    kind = families.policy_class(config)
+    recipe = config_io.recipe_of(config, kind.unit)
+    select = find_selector(config.selection.name, config.selection.options)
+    aims = objectives(recipe, kind, select)
+    check_rewards(recipe, aims, select, config.selection.options, make_plan(config.rewards.components))
+
+
 def _family(config: Config) -> None:
     """What the family itself refuses (`check(config)` of its entry module, if it has one)."""
     from mmrl import families
     from mmrl.training.policy import Policy
 
     entry = families.entry(config.family)
-    if config.distributed.mode == "fsdp2" and entry.POLICY.shard is Policy.shard:
+    if config.distributed.mode == "fsdp2" and families.policy_class(config).shard is Policy.shard:
         raise UserError(f"distributed.mode: fsdp2 is not available for family {config.family!r}; use ddp")
     if hasattr(entry, "check"):
         entry.check(config)

@@ -31,6 +31,7 @@ _ROWS = [
     ("reward_nk", "nk", False, "rewards", "reward components; NaN = the component does not apply"),
     ("reward_ntk", "ntk", False, "rewards", "reward components of single decisions; NaN = not scored or no reward"),
     ("weight_k", "k", False, "rewards", "weight of each component in reward_n"),
+    ("correct_n", "n", False, "rewards", "the row's answer is truly right, by the component marked with `success`"),
     ("mask_nt", "nt", False, "policy", "decisions that enter the loss"),
     ("length_n", "n", False, "policy", "decisions taken, end included"),
     ("limit_n", "n", False, "policy", "most decisions the sampler would have taken"),

@@ -141,6 +141,11 @@ class Objective:
         """Some stage reads the running statistics of each prompt."""
         return self._asks("prompt_mean_n") or self._asks("prompt_std_n")
 
+    @property
+    def needs_correct(self) -> str | None:
+        """The first stage that reads which answers are right."""
+        return next((b.stage.name for b in self._all() if "correct_n" in b.needs(self.provides)), None)
+
     def _asks(self, channel: str) -> bool:
         return any(channel in bound.needs(self.provides) for bound in self._all())
 

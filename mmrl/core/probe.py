@@ -31,16 +31,16 @@ class _EveryName(dict[str, torch.Tensor]):
         return self.value
 
 
-def probe_table(names: tuple[str, ...]) -> Table:
+def probe_table(names: tuple[str, ...], components: int = K) -> Table:
     """Zeros (masks: True) for the named channels; part_n, lengths and limits are ones."""
-    sizes = {"n": N, "t": T, "k": K}
+    sizes = {"n": N, "t": T, "k": components}
     channels: dict[str, Any] = {}
     for name in names:
         axes = axes_of(name)
         if not axes:
             continue
         shape = [sizes[a] for a in axes]
-        if name in ("mask_nt", "scored_nt", "keep_n", "finished_n"):
+        if name in ("mask_nt", "scored_nt", "keep_n", "finished_n", "correct_n"):
             channels[name] = torch.ones(shape, dtype=torch.bool)
         elif name in ("length_n", "limit_n", "part_n"):
             channels[name] = torch.ones(shape, dtype=torch.long)
@@ -54,7 +54,9 @@ def probe(bound: Bound, given: Mapping[str, Any]) -> str | None:
     """The complaint of the stage about its options, or None. `given`: channels with a known value (clip widths)."""
     closed_forms = set(bound.stage.instead.values())  # left out: they would hide the options of the estimator
     names = (*bound.stage.required, *bound.stage.optional)
-    table = probe_table(tuple(n for n in names if n not in closed_forms)).updated(dict(given))
+    modes = bound.options.get("modes")  # an option with an entry per reward component: as many are tried
+    components = len(modes) if isinstance(modes, list) and modes else K
+    table = probe_table(tuple(n for n in names if n not in closed_forms), components).updated(dict(given))
     widths = [n for n in ("eps_low_nt", "eps_high_nt") if n not in given]
     table = Table({k: v for k, v in table.channels.items() if k not in widths}, table.keys, table.segments)
     try:

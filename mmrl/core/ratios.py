@@ -78,4 +78,7 @@ def at_level(diff_nt: Tensor, mask_nt: Tensor, level: str, segments: dict[str, T
 
 
 def clamped(log_ratio: Tensor, low: float = -CLAMP, high: float = CLAMP) -> Tensor:
+    """Limits on what is exponentiated next. Raises ValueError unless low < 0 < high."""
+    if not low < 0 < high:
+        raise ValueError(f"a log-ratio is clamped to an interval around 0, got {low} .. {high}")
     return log_ratio.clamp(low, high)

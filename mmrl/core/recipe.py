@@ -14,8 +14,21 @@ Spec = dict[str, Any]
 CHANNEL_KEYS = ("weight", "bounds", "gate", "penalties", "reduce", "optimiser")
 TOP_KEYS = (
     *("title", "paper", "source", "reconstruction", "notes", "group", "experience"),
-    *("shape", "advantage", "select", "channels", "phases", "units", "update", "dynamic_sampling", "sampling"),
+    *(
+        "shape",
+        "advantage",
+        "select",
+        "channels",
+        "phases",
+        "units",
+        "update",
+        "dynamic_sampling",
+        "sampling",
+        "selection",
+    ),
 )
+#: Sections of a run that a recipe may give values for; they stand below the run's own.
+RUN_SECTIONS = ("sampling", "selection")
 DEFAULT_CHANNEL = "default"
 
 
@@ -34,7 +47,7 @@ class ChannelSpec:
 @dataclass(frozen=True)
 class Recipe:
     """One method. `group`: relative (advantages compare rows of a group) or none. `experience`: fresh or records.
-    `sampling`: what stands below the run's own section of that name; the family checks it."""
+    `sampling`, `selection`: what stands below the run's own sections of these names; family and selector check it."""
 
     slug: str
     title: str
@@ -54,6 +67,7 @@ class Recipe:
     minibatches: int = 1
     dynamic_sampling: bool = False
     sampling: Spec = field(default_factory=dict)
+    selection: Spec = field(default_factory=dict)
 
     def channel(self, name: str) -> ChannelSpec:
         found = self.channels.get(name, self.channels.get(DEFAULT_CHANNEL))
@@ -130,7 +144,7 @@ def parse(
         for dotted, value in units[unit].items():
             override(tree, dotted, value, where=f"{where}.units.{unit}")
     for dotted, value in (options or {}).items():
-        if dotted.partition(".")[0] == "sampling":
+        if dotted.partition(".")[0] in RUN_SECTIONS:
             raise UserError(f"{where}: option {dotted!r} names no stage; set {dotted} in the run itself")
         override(tree, dotted, value, where=where)
     if "advantage" not in tree:
@@ -148,8 +162,12 @@ def parse(
             raise UserError(f"{where}.update: unknown key {key!r}{nearest(key, ('epochs', 'minibatches'))}")
         if isinstance(update[key], bool) or not isinstance(update[key], int) or update[key] < 1:
             raise UserError(f"{where}.update.{key}: must be a whole number of at least 1, got {update[key]!r}")
-    if not isinstance(tree.get("sampling") or {}, Mapping):
-        raise UserError(f"{where}.sampling: expected a mapping of sampling settings, got {tree['sampling']!r}")
+    for key in RUN_SECTIONS:
+        if not isinstance(tree.get(key) or {}, Mapping):
+            raise UserError(f"{where}.{key}: expected a mapping of {key} settings, got {tree[key]!r}")
+    for key in tree.get("selection") or {}:
+        if key not in ("name", "options"):
+            raise UserError(f"{where}.selection: unknown key {key!r}{nearest(key, ('name', 'options'))}")
     for key, valid in (("group", ("relative", "none")), ("experience", ("fresh", "records"))):
         if tree.get(key, valid[0]) not in valid:
             raise UserError(f"{where}.{key}: {tree[key]!r} is not one of {', '.join(valid)}")
@@ -172,6 +190,7 @@ def parse(
         minibatches=int(update.get("minibatches", 1)),
         dynamic_sampling=bool(tree.get("dynamic_sampling", False)),
         sampling=dict(tree.get("sampling") or {}),
+        selection=dict(tree.get("selection") or {}),
     )
 
 

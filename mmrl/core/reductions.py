@@ -32,6 +32,18 @@ def token_mean(*, mask_nt: Tensor) -> Reduced:
     return mask.to(torch.float64), mask.sum().to(torch.float64)
 
 
+@stage(
+    "reduce", "token-mean-correct", units=("decision", "element-mean"), unit_reason="only the row's sum has a meaning"
+)
+def token_mean_correct(*, mask_nt: Tensor, correct_n: Tensor) -> Reduced:
+    """The token mean over the rows whose answer is right; 0 where there is none. For the term `nll` of LightningRL.
+
+    Reduces to: token-mean when all rows are right.
+    """
+    mask = mask_nt.bool() & correct_n.bool()[:, None]
+    return mask.to(torch.float64), mask.sum().to(torch.float64)
+
+
 @stage("reduce", "seq-mean-token-mean", scope="row")
 def seq_mean_token_mean(*, mask_nt: Tensor, rows: Rows = "nonempty") -> Reduced:
     """mean_i [sum_t loss * m / max(L_i, 1)]: GRPO's own. rows: mean over rows with L > 0 (verl) or over all (TRL)."""

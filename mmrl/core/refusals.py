@@ -33,6 +33,12 @@ def check_unit(bound: Bound, unit: str, where: str) -> None:
             f"{where}: {stage.kind} {stage.name!r} does not fit log-probabilities per {unit}{reason}; "
             f"it accepts {', '.join(stage.units)}"
         )
+    level = bound.options.get("level", stage.options.get("level"))
+    if unit == "row" and level not in (None, "row", "row-sum"):
+        reason = f": {stage.unit_reason}" if stage.unit_reason else ""
+        raise UserError(
+            f"{where}: {stage.kind} {stage.name!r} with level {level} does not fit log-probabilities per row{reason}"
+        )
 
 
 def check_options(bound: Bound, widths: dict[str, Any], where: str) -> None:

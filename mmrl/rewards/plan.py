@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmrl.config import RewardSpec
@@ -20,6 +20,7 @@ class Component:
     weight: float
     columns: tuple[str, ...]
     auto: bool
+    success: float | None = None
 
     def applies(self, task: str) -> bool:
         if self.auto:
@@ -43,7 +44,7 @@ def make_plan(specs: Sequence[RewardSpec], tasks: Iterable[str] | None = None) -
         if spec.name == "auto":
             plan += _auto(spec, known_tasks() if wanted is None else wanted)
         else:
-            plan.append(_component(spec.name, spec.options, spec.weight, auto=False))
+            plan.append(_component(spec, spec.name, spec.options, auto=False))
     plan = _unique(plan)
     for task in wanted or ():
         check_task(plan, task)
@@ -69,13 +70,13 @@ def _auto(spec: RewardSpec, tasks: Sequence[str]) -> list[Component]:
             )
         if not isinstance(value, Mapping):
             raise UserError(f"rewards: options of `auto`: {key} must hold `option: value` lines, got {value!r}")
-    return [_component(name, spec.options.get(name, {}), spec.weight, auto=True) for name in names]
+    return [_component(spec, name, spec.options.get(name, {}), auto=True) for name in names]
 
 
-def _component(name: str, options: Mapping[str, Any], weight: float, *, auto: bool) -> Component:
+def _component(spec: RewardSpec, name: str, options: Mapping[str, Any], *, auto: bool) -> Component:
     one = find(name)
     columns = tuple(f"{name}/{part}" for part in one.components) or (name,)
-    return Component(one, bind_options(one, options), weight, columns, auto)
+    return Component(one, bind_options(one, options), spec.weight, columns, auto, spec.success)
 
 
 def _unique(plan: list[Component]) -> list[Component]:
@@ -91,5 +92,5 @@ def _unique(plan: list[Component]) -> list[Component]:
             )
         seen[c.one.name] = count = seen.get(c.one.name, 0) + 1
         columns = tuple(f"{name}_{count}" for name in c.columns) if count > 1 else c.columns
-        out.append(Component(c.one, c.options, c.weight, columns, c.auto))
+        out.append(replace(c, columns=columns))
     return out

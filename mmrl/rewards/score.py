@@ -49,6 +49,7 @@ class Scorer:
         self.plan = make_plan(config.components, tasks)
         self.names = [name for c in self.plan for name in c.columns]
         self.weight_k = torch.tensor([c.weight for c in self.plan for _ in c.columns], dtype=torch.float64)
+        self.success = {name: c.success for c in self.plan for name in c.columns if c.success is not None}
         self.skip = config.on_error == "skip"
         self.watch = ConstantWatch(self.names)
         self.failed_rows = 0

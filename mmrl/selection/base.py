@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,24 +16,53 @@ from mmrl.errors import UserError, nearest
 from mmrl.selection.request import Request
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the rewards said of a step's rows. Axis: N rows.
+
+    reward_n     weighted sum of the components, NaN where none applies.
+    prompt_n     int64, the number of the row's request.
+    components   raw values by name, NaN where one does not apply.
+    correct_n    bool: the row's answer is truly right; None unless a reward component is marked with `success`.
+    """
+
+    reward_n: Tensor
+    prompt_n: Tensor
+    components: Mapping[str, Tensor] = field(default_factory=dict)
+    correct_n: Tensor | None = None
+
+
 class Selector:
     """Chooses prompts and how many samples each gets; sees what came of them.
 
     plan(step)                          requests of a step.
     refill(n)                           further requests of the same step, for groups that were dropped.
-    keep_groups(requests, reward_n, prompt_n)   bool [N] after rewards: rows that go on. All rows of a group alike.
+    check(options, columns, correct)    class method: refuses options that do not fit the run's rewards.
+    keep_groups(requests, seen)         bool [N] after rewards: rows that go on. All rows of a group alike.
     keep_rows(table)                    bool [N] after advantages: rows that are trained on.
     observe(requests, reward_n, prompt_n)       after rewards: posteriors, value trackers.
     after_update(score)                 after the step; `score()` gives current log-probs [N,T], no gradient.
     state_dict, load_state_dict         plain values.
     keys                                names its requests add to the keys of the rollouts.
+    refill_rounds                       how often groups that `keep_groups` left out are replaced in one step.
     """
 
     keys: frozenset[str] = frozenset()
+    refill_rounds: int = 0
 
     def __init__(self, records: Sequence[Record], *, prompts: int, group: int, seed: int, shuffle: bool = True) -> None:
         self.records, self.prompts, self.group = records, prompts, group
         self.seed, self.shuffle = seed, shuffle
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], *, columns: Sequence[str], correct: bool) -> None:
+        """Called before weights load. columns: names of the reward components; correct: one of them is marked with
+        `success`. Raises UserError."""
+
+    @property
+    def filters(self) -> bool:
+        """`keep_groups` may leave groups out."""
+        return type(self).keep_groups is not Selector.keep_groups
 
     def plan(self, step: int) -> list[Request]:
         raise NotImplementedError
@@ -40,8 +70,8 @@ class Selector:
     def refill(self, n: int) -> list[Request]:
         raise NotImplementedError
 
-    def keep_groups(self, requests: Sequence[Request], reward_n: Tensor, prompt_n: Tensor) -> Tensor:
-        return torch.ones(len(reward_n), dtype=torch.bool)
+    def keep_groups(self, requests: Sequence[Request], seen: Seen) -> Tensor:
+        return torch.ones(len(seen.reward_n), dtype=torch.bool)
 
     def keep_rows(self, table: Table) -> Tensor:
         return torch.ones(len(table["reward_n"]), dtype=torch.bool)
@@ -77,6 +107,7 @@ def selector(name: str) -> Callable[[type[Selector]], type[Selector]]:
 def find(name: str, options: dict[str, Any]) -> type[Selector]:
     """The class, its options checked against its constructor. Raises UserError with the nearest name."""
     import mmrl.selection.balanced
+    import mmrl.selection.filtered
     import mmrl.selection.uniform  # noqa: F401  (they register themselves)
 
     if name not in _SELECTORS:

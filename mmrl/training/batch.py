@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class Scored:
     """Rollouts with their reward components. names[k] labels reward_nk[:, k].
 
     reward_ntk: rewards of single decisions, NaN where none was scored; None unless the recipe asks for them.
+    success: names of the columns that tell whether a row is correct, and the raw value each must reach.
     """
 
     rollouts: Rollouts
@@ -29,6 +31,19 @@ class Scored:
     weight_k: Tensor
     names: list[str]
     reward_ntk: Tensor | None = None
+    success: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def correct_n(self) -> Tensor | None:
+        """Rows on which every marked column that applies reaches its value, and at least one applies; bool [N]. None
+        where no column is marked."""
+        marked = [k for k, name in enumerate(self.names) if name in self.success]
+        if not marked:
+            return None
+        value_nk = self.reward_nk[:, marked]
+        least_k = torch.tensor([self.success[self.names[k]] for k in marked], dtype=value_nk.dtype)
+        known_nk = torch.isfinite(value_nk)
+        return known_nk.any(1) & ((value_nk >= least_k) | ~known_nk).all(1)
 
     @property
     def reward_n(self) -> Tensor:
@@ -40,7 +55,8 @@ class Scored:
 
     def select(self, index: Tensor) -> Scored:
         dense = None if self.reward_ntk is None else self.reward_ntk[index]
-        return Scored(self.rollouts.select(index), self.reward_nk[index], self.weight_k, self.names, dense)
+        cut = self.rollouts.select(index)
+        return replace(self, rollouts=cut, reward_nk=self.reward_nk[index], reward_ntk=dense)
 
     @staticmethod
     def concat(parts: list[Scored]) -> Scored:
@@ -48,7 +64,7 @@ class Scored:
         rollouts = Rollouts.concat([p.rollouts for p in parts])
         dense = [p.reward_ntk for p in parts if p.reward_ntk is not None]
         reward_nk = torch.cat([p.reward_nk for p in parts])
-        return Scored(rollouts, reward_nk, first.weight_k, first.names, torch.cat(dense) if dense else None)
+        return replace(first, rollouts=rollouts, reward_nk=reward_nk, reward_ntk=torch.cat(dense) if dense else None)
 
 
 def with_penalties(reward_nk: Tensor, weight_k: Tensor, names: list[str], info: list[dict[str, Any]]) -> Any:
@@ -70,7 +86,7 @@ def shuffle_inside_groups(scored: Scored, streams: Streams) -> Scored:
         generator = streams.generator(scored.rollouts.records[int(rows[0])].id, prompt, use="shuffled-control")
         order[rows] = rows[torch.randperm(len(rows), generator=generator)]
     dense = None if scored.reward_ntk is None else scored.reward_ntk[order]
-    return Scored(scored.rollouts, scored.reward_nk[order], scored.weight_k, scored.names, dense)
+    return replace(scored, reward_nk=scored.reward_nk[order], reward_ntk=dense)
 
 
 def table_of(scored: Scored, channel: str) -> Table:
@@ -89,6 +105,8 @@ def table_of(scored: Scored, channel: str) -> Table:
     rewards = {"reward_nk": scored.reward_nk, "weight_k": scored.weight_k, "reward_n": scored.reward_n}
     if scored.reward_ntk is not None:
         rewards["reward_ntk"] = scored.reward_ntk
+    if (correct_n := scored.correct_n) is not None:
+        rewards["correct_n"] = correct_n
     return Table({**tables, **rows, **rewards}, rollouts.keys, rollouts.segments.get(channel, {}))
 
 

@@ -77,18 +77,17 @@ def check_target(out: Path) -> None:
 
 
 def sample_record(config: Config, tell: Tell) -> Record:
-    """A held-out record with a picture, else a training record, else a made one. A family whose records need a prompt
-    only takes any of them."""
-    by_prompt = needed(config) == "prompt"
+    """A held-out record, else a training record, else a made one; with a picture where the family reads pictures."""
+    pictures = bool(picture_limits(config))
     for which in ("eval", "train"):
         source = getattr(config.data, which)
         try:
-            record = next(_readable(config, source, which, pictures=not by_prompt), None)
+            record = next(_readable(config, source, which, pictures=pictures), None)
         except UserError:
             record = None  # a file that is gone; a made record does as well, and is told
         if record is not None:
             return record
-    if by_prompt:
+    if not pictures:
         tell("none of the run's records can be read any more: compared on a made prompt")
         return Record("made", "image", "A red apple on a table")
     from PIL import Image

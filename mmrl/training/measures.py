@@ -57,11 +57,16 @@ def _spread(pictures: Sequence[torch.Tensor], prompt_n: torch.Tensor) -> float:
 
 
 def sampler_gap(update: Update, table: Table) -> tuple[float, float] | None:
-    """(largest, mean) |ratio - 1| between the update's own pass and the sampler, over trained decisions."""
-    if update.logp_nt is None or "sampler_logp_nt" not in table:
+    """(largest, mean) |ratio - 1| between the update's own pass and the sampler, over trained decisions.
+
+    A bound has no sampler to be compared with: there it is the old pass, whose rows a policy of such models cuts
+    otherwise; with the masks they share both must agree.
+    """
+    other = next((name for name in ("sampler_logp_nt", "old_logp_nt") if name in table), None)
+    if update.logp_nt is None or other is None:
         return None
     mask = table["mask_nt"].bool()
-    gap = (update.logp_nt - table["sampler_logp_nt"].to(update.logp_nt))[mask].clamp(-20, 20).exp().sub(1).abs()
+    gap = (update.logp_nt - table[other].to(update.logp_nt))[mask].clamp(-20, 20).exp().sub(1).abs()
     return (float(gap.max()), float(gap.mean())) if len(gap) else None
 
 

@@ -189,6 +189,6 @@ def plain(value: Any) -> str:
 def versions(library: str) -> str:
     """The software at hand; `library` is the one that loads the folder."""
     found = [f"mmrl {__version__}", f"Python {platform.python_version()}"]
-    for name in dict.fromkeys(("torch", "transformers", "peft", library)):
+    for name in dict.fromkeys(("torch", "transformers", "peft", *([] if library == "mmrl" else [library]))):
         found.append(f"{name} {metadata.version(name)}")
     return ", ".join(found)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from pydantic import ValidationError
 
 from mmrl import config_errors
@@ -9,6 +12,7 @@ from mmrl.config import Config, Optimiser
 from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe
 from mmrl.errors import UserError
+from mmrl.rewards.plan import Component
 from mmrl.selection.base import Selector
 from mmrl.training.policy import Policy
 
@@ -34,6 +38,26 @@ def objectives(
         )
         for channel in channels_of(recipe, policy)
     }
+
+
+def check_rewards(
+    recipe: Recipe,
+    objectives: Mapping[str, Objective],
+    select: type[Selector],
+    options: Mapping[str, Any],
+    plan: Sequence[Component],
+) -> None:
+    """What recipe and selector (with its options) ask of the rewards is there: components by name, one that says which
+    answers are right. Called before weights load. Raises UserError."""
+    scored = [] if recipe.experience == "records" else plan  # demonstrations are not scored
+    correct = any(component.success is not None for component in scored)
+    asking = next((name for o in objectives.values() if (name := o.needs_correct)), None)
+    if asking and not correct:
+        raise UserError(
+            f"recipe {recipe.slug}: stage {asking!r} needs to know which answers are right; give one of "
+            "rewards.components a `success`, the value from which on it counts"
+        )
+    select.check(options, columns=[name for component in scored for name in component.columns], correct=correct)
 
 
 def optimiser_settings(config: Config, recipe: Recipe, channel: str) -> Optimiser:

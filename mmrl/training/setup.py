@@ -23,7 +23,7 @@ from mmrl.selection.base import Selector
 from mmrl.selection.base import find as find_selector
 from mmrl.training import random_states
 from mmrl.training.devices import find_device
-from mmrl.training.objectives import channels_of, objectives, optimiser_settings
+from mmrl.training.objectives import channels_of, check_rewards, objectives, optimiser_settings
 from mmrl.training.policy import Policy
 from mmrl.training.team import ALONE, Team
 from mmrl.training.trainer import Trainer
@@ -145,10 +145,10 @@ def _load(config: Config, tell: Tell) -> _Parts:
     config_io.check(config)  # again: a Config may have been made or changed in Python
     prepare_machine(config)
     entry = families.entry(config.family)
-    kind: type[Policy] = entry.POLICY
+    kind: type[Policy] = families.policy_class(config)
     recipe = config_io.recipe_of(config, kind.unit)
     select = find_selector(config.selection.name, config.selection.options)
-    objectives(recipe, kind, select)
+    aims = objectives(recipe, kind, select)
     for channel in channels_of(recipe, kind):
         own = recipe.channel(channel).optimiser
         optimiser_settings(config, recipe, channel)
@@ -160,6 +160,7 @@ def _load(config: Config, tell: Tell) -> _Parts:
     held_out = load_records(config, "eval", tell=tell, skipped=skipped)
     rewarded = held_out if recipe.experience == "records" else [*train, *held_out]
     scorer = Scorer(config.rewards, tasks={r.task for r in rewarded} or None)
+    check_rewards(recipe, aims, select, config.selection.options, scorer.plan)
     policy = entry.load_policy(config)
     for line in policy.meet([*train, *held_out]):
         tell(line)

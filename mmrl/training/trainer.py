@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,26 +20,25 @@ from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe
 from mmrl.core.streams import Streams
 from mmrl.core.table import Table
-from mmrl.errors import RecordError, UserError
+from mmrl.errors import UserError
 from mmrl.rewards.score import Scorer
 from mmrl.selection.base import Selector
-from mmrl.selection.request import Request
 from mmrl.training import measures, scoring, update
-from mmrl.training.batch import Scored, minibatches, shuffle_inside_groups, table_of
+from mmrl.training.batch import Scored, minibatches, table_of
 from mmrl.training.diagnostics import Diagnostics
-from mmrl.training.exchange import gather_scored
+from mmrl.training.experience import Experience
 from mmrl.training.objectives import channels_of, gap_tolerance, objectives, optimiser_settings
 from mmrl.training.optim import ChannelOptimiser, WeightAverage
 from mmrl.training.policy import Policy
 from mmrl.training.prompt_statistics import PromptStatistics
 from mmrl.training.rollouts import Rollouts
-from mmrl.training.state import Counters, Resumable
+from mmrl.training.state import Counters
 from mmrl.training.team import ALONE, Team
 
 Values = dict[str, Any]
 
 
-class Trainer(Resumable):
+class Trainer(Experience):
     """One run. `step()` does one whole step and returns its metrics; files and progress belong to `run.py`."""
 
     def __init__(
@@ -78,7 +76,6 @@ class Trainer(Resumable):
         self.statistics = PromptStatistics(kept.buffer, kept.min_count) if tracked else None
         self.counters = Counters()
         self.last: Scored | None = None  # the newest batch, for people to look at
-        self._spare: Rollouts | None = None  # a row of this rank, to keep step with when an update leaves it without
         self.unread_records = 0  # left out when the data were read (data.on_error: skip)
         self.zero_variance = self._zero_variance()
         if policy.noisy and config.train.two_pass == "always":
@@ -156,103 +153,6 @@ class Trainer(Resumable):
         values["tokens_per_s"] = tokens / max(now - started, 1e-9)
         values["signs"] = self.diagnostics.look(values, tolerance, self._constant(scored))
         return values
-
-    def _stop_if_empty(self, updates: Values) -> None:
-        """With `resample`, steps in which no group differed train nothing: several in a row end the run."""
-        empty = self.zero_variance == "resample" and updates["updates"] == 0 and updates.get("lr") is None
-        self.counters.empty_in_a_row = self.counters.empty_in_a_row + 1 if empty else 0
-        if self.counters.empty_in_a_row >= self.config.train.max_bad_steps:
-            raise UserError(
-                f"train: no group had different rewards in {self.counters.empty_in_a_row} steps, refills included; the "
-                "prompts are too easy or too hard, or the reward is constant (train.zero_variance: keep trains on)"
-            )
-
-    def _experience(self, streams: Streams) -> tuple[Scored, Values, Values]:
-        """Rollouts with rewards; with `resample`, groups without variance are refilled a bounded number of times."""
-        timing: Values = {"seconds/rollout": 0.0, "seconds/reward": 0.0}
-        kept: list[Scored] = []
-        dropped, rounds, first_key = 0, 0, 0
-        requests = self.selector.plan(streams.step)
-        while True:
-            scored = self._sample(requests, streams, timing, first_key)
-            first_key += len(requests)
-            rounds += 1
-            if self.zero_variance != "resample":
-                return scored, timing, {}
-            alive = (~scored.flat_n()).nonzero()[:, 0]
-            gone = len(requests) - int(torch.unique(scored.rollouts.keys["prompt"][alive]).numel())
-            if len(alive):
-                kept.append(scored.select(alive))
-            dropped += gone
-            if gone == 0 or rounds > self.config.train.resample_rounds:
-                break
-            requests = self.selector.refill(gone)
-        result = Scored.concat(kept) if kept else scored.select(torch.arange(0))
-        return result, timing, {"resampled_groups": dropped, "resample_rounds": rounds - 1}
-
-    def _sample(self, requests: list[Request], streams: Streams, timing: Values, first_key: int) -> Scored:
-        started = time.perf_counter()
-        if first_key == 0 and len(requests) < self.team.size:
-            raise UserError(
-                f"selection: {len(requests)} prompts planned for a step of {self.team.size} processes; each needs one"
-            )
-        asked, parts = [], []
-        for some in self.scoring.cut(requests, self.team.size):
-            some, part = self._usable(some, streams)
-            asked.append(some)
-            parts.append(None if part is None else self.scoring.begin(part))
-        timing["seconds/rollout"] += time.perf_counter() - started
-        started = time.perf_counter()
-        requests = [request for some in asked for request in some]
-        scored = scoring.joined([self._score(some, part) for some, part in zip(asked, parts, strict=True)])
-        if self.team.size > 1 and len(scored.rollouts.mine):
-            self._spare = scored.rollouts.select(scored.rollouts.mine[:1])
-        prompt_n = scored.rollouts.keys["prompt"]
-        scored.rollouts.keys["prompt"] = prompt_n + first_key
-        if self.config.train.control == "shuffled":
-            scored = shuffle_inside_groups(scored, streams)
-        timing["seconds/reward"] += time.perf_counter() - started
-        self.selector.observe(requests, scored.reward_n, prompt_n)
-        keep = self.selector.keep_groups(requests, scored.reward_n, prompt_n)
-        return scored if bool(keep.all()) else scored.select(keep.nonzero()[:, 0])
-
-    def _usable(self, requests: list[Request], streams: Streams) -> tuple[list[Request], Rollouts | None]:
-        """Rollouts of this rank's share of the requests. With data.on_error: skip, further ones take the place of
-        records that cannot be used (any more); each is told and counted. Raises UserError when no record is left."""
-        for _ in range(len(self.selector.records) + 1):
-            own = [request for _, request in self.team.share(requests)]
-            try:
-                with self.policy.whole():
-                    return requests, self.team.together(partial(self._ask, own, streams))
-            except RecordError as error:
-                left = [r for r in requests if r.record.id != error.record_id]
-                if self.config.data.on_error != "skip" or len(left) == len(requests):
-                    raise
-                self.counters.skipped_records += 1
-                self.tell(f"record skipped: {error}")
-                requests = left + self.selector.refill(len(requests) - len(left))
-        raise UserError("data.train: none of the records can be used any more; run mmrl check-data on the file")
-
-    def _ask(self, requests: list[Request], streams: Streams) -> Rollouts | None:
-        if not requests:
-            return None
-        if self.recipe.experience != "records":
-            return self.policy.rollout(requests, streams)
-        rollouts = self.policy.demonstrations([r.record for r in requests], streams)
-        for table in rollouts.tables.values():
-            table.pop("sampler_logp_nt", None)  # nobody sampled these rows
-        return rollouts
-
-    def _score(self, requests: list[Request], told: Callable[[], scoring.Told] | None) -> Scored:
-        """Rewards of this rank's rows, then everybody's rows with theirs."""
-        own, failures = self.team.together(lambda: told() if told is not None else (None, []))
-        everywhere = self.team.gather(failures)
-        for failure in [f for found in everywhere for f in found][:3]:
-            self.tell(f"reward skipped: {failure}")
-        total = sum(len(found) for found in everywhere)
-        self.counters.reward_failures += total
-        self.scorer.failed_rows += total - len(failures)  # it counted its own
-        return gather_scored(self.team, own, self.team.share(requests), requests)
 
     def _constant(self, scored: Scored) -> dict[str, float] | None:
         """Reward components that have said the same of everything for many steps; None without fresh samples."""

@@ -34,6 +34,12 @@ _row("advantage", "grpo", {}, {"ddof": 0}, {"eps": 1e-4, "singleton": "raw"})
 _row("advantage", "dr-grpo", {}, {"singleton": "raw"})
 _row("advantage", "batch-std", {}, {"ddof": 0, "eps": 1e-4})
 _row("advantage", "grpo-per-reward", {}, {"ddof": 0, "eps": 1e-4}, {"singleton": "raw"})
+_row("advantage", "decoupled", {}, *({"batch": b} for b in ("tokens", "group", "group-centred", "none")))
+_row(
+    *("advantage", "decoupled", {"ddof": 1, "eps": 1e-4, "batch_eps": 1e-4, "batch_floor": 0.0}),
+    *({"modes": ["min-max", "signs"]}, {"modes": ["raw", "centre"], "weighted": False, "batch": "none"}),
+    *({"modes": ["raw", "min-max"], "batch": "group-centred"}, {"modes": ["centre", "raw"], "batch": "group"}),
+)
 _row("advantage", "tracked", {}, {"eps": 0.1})
 _row(
     *("advantage", "vgpo", {}, {"gamma": 0.5, "k": 0.0}, {"n_abs": 2, "omega_level": "group"}, {"form": "inner"}),
@@ -47,9 +53,11 @@ _row("weight", "tis", {}, {"cap": 1.1})
 _row("bounds", "constant", {}, {"low": None, "high": 5.0})
 _row("gate", "ppo-clip", {}, without=WIDTHS)
 _row("gate", "ppo-clip", {}, {"dual_clip": 1.2}, {"delta": 1.3}, {"level": "row"}, {"level": "segment:step"})
-_row("gate", "ppo-clip", {"adv_clip": 0.5}, {"level": "row-sum"})
+_row("gate", "ppo-clip", {"adv_clip": 0.5}, {"level": "row-sum"}, {"cap_low": -0.7, "cap_high": 1.3})
 _row("gate", "gspo", {}, without=WIDTHS)
 _row("gate", "gspo", {}, {"dual_clip": 1.05}, {"form": "sequence"}, {"level": "segment:step"})
+_row("gate", "gspo", {"cap_low": -10.0, "cap_high": 10.0}, {"loss_norm": "length"}, {"level": "row-sum"})
+_row("gate", "gspo", {"level": "row-sum", "loss_norm": "length", "form": "sequence"})
 _row("gate", "cispo", {}, without=WIDTHS)
 _row("gate", "cispo", {"bound": "cap"}, without=("eps_low_nt",), given={"eps_high_nt": 5.0})
 _row("gate", "cispo", {}, {"level": "row"}, {"level": "row-sum"}, {"level": "segment:step"})
@@ -62,10 +70,14 @@ _row(
     *("penalty", "kl"),
     *({"estimator": e} for e in ("k1", "k2", "k3", "k3+")),
     *({"off_policy": True}, {"max_value": 0.02}),
+    *({"level": "row", "estimator": "k2"}, {"level": "row-sum"}, {"level": "row-sum", "off_policy": True}),
     without=("kl_nt",),
 )
-_row("penalty", "kl", {}, {"off_policy": True})
+_row("penalty", "kl", {}, {"off_policy": True}, {"level": "row"}, {"level": "row-sum"})
+_row("penalty", "kl-old", {}, {"estimator": "k2", "level": "row"}, {"max_value": 0.02})
+_row("penalty", "nll")
 _row("reduce", "token-mean")
+_row("reduce", "token-mean-correct")
 _row("reduce", "seq-mean-token-mean", {}, {"rows": "all"})
 _row("reduce", "seq-mean-token-sum", {}, {"rows": "all"})
 _row("reduce", "seq-mean-token-sum-norm", {}, {"length": 8.0})
@@ -90,6 +102,11 @@ EXEMPT: dict[tuple[str, str, str], str] = {
     ("no_reward_no_influence", "advantage", "constant"): "imitation: every row counts, rewarded or not",
     ("on_policy_gradient", "gate", "supervised"): "a supervised loss has no ratio and no log-prob",
     ("clip_regions", "gate", "supervised"): "a supervised loss has no ratio and no log-prob",
+    (
+        "masked_decisions_count_nothing",
+        "reduce",
+        "token-mean-correct",
+    ): "valid decisions of wrong rows count nothing too",
     ("split_does_not_matter", "reduce", "token-mean-local"): "the mean of each micro-batch is the definition",
 }
 

@@ -287,8 +287,10 @@ def on_policy_gradient(case: Case, dtype: torch.dtype) -> None:
     mask = table["mask_nt"]
     grad = loss_and_gradients(case, table, "seq-mean-token-mean")[1]["logp_nt"]
     length = mask.sum(1, keepdim=True).clamp(min=1)
-    if case.options.get("level") == "row-sum" and case.name == "ppo-clip":  # each decision moves the ratio of all
+    if case.options.get("level") == "row-sum" and case.name in ("ppo-clip", "gspo"):  # each moves the ratio of all
         length = torch.ones_like(length)
+    if case.options.get("loss_norm") == "length":
+        length = length * mask.sum(1, keepdim=True).clamp(min=1)
     adv = clipped_advantage(case, adv)
     rows = (mask.sum(1) > 0).sum()
     expected = torch.where(mask, -adv / length / rows, torch.zeros_like(adv))

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import torch
 from core_world import (
+    FLAT_GROUP,
     KEY,
     NO_REWARD,
+    SINGLE,
     Case,
     N,
     T,
@@ -241,13 +243,25 @@ def _ppo_clip(case: Case, dtype: torch.dtype) -> None:
         far = table.updated({"logp_nt": table["old_logp_nt"] + 3.0, "adv_nt": -table["adv_nt"].abs()})
         bound = float(case.options["dual_clip"]) * table["adv_nt"].abs()  # type: ignore[arg-type]
         assert_same(main_output(case, far)[mask], bound[mask], dtype)
-    assert_same(ratio[mask], ratio_at(case, table)[mask], dtype)
+    low, high = (math.exp(float(case.options.get(k, v))) for k, v in (("cap_low", -20), ("cap_high", 20)))  # type: ignore[arg-type]
+    assert_same(ratio[mask], ratio_at(case, table)[mask].clamp(low, high), dtype)
+    if "cap_low" in case.options:
+        assert (ratio[mask] == ratio[mask].min()).sum() > 1 and ratio[mask].max() < high
 
 
 @of("gate", "gspo")
 def _gspo(case: Case, dtype: torch.dtype) -> None:
     """Rows of one decision: PPO clip. Both forms have one gradient when A is constant on the row."""
     table = case.table(dtype)
+    if case.options.get("loss_norm"):
+        length = table["mask_nt"].sum(1, keepdim=True).clamp(min=1)
+        assert_same(main_output(case, table) * length, main_output(case.but(loss_norm="none"), table), dtype)
+    far = table.updated({"logp_nt": table["old_logp_nt"] + 50.0, "adv_nt": table["adv_nt"].abs()})
+    highest = math.exp(float(case.options.get("cap_high", 10.0)))  # type: ignore[arg-type]
+    assert_same(outputs(case, far)["ratio_nt"][table["mask_nt"]].max(), torch.tensor(highest, dtype=dtype), dtype)
+    near = far.updated({"logp_nt": table["old_logp_nt"] - 50.0})
+    lowest = math.exp(float(case.options.get("cap_low", -20.0)))  # type: ignore[arg-type]
+    assert_same(outputs(case, near)["ratio_nt"][table["mask_nt"]].min(), torch.tensor(lowest, dtype=dtype), dtype)
     single = table.updated({"mask_nt": table["mask_nt"] & (torch.arange(T) == 0)})
     options = {k: v for k, v in case.options.items() if k == "dual_clip"}
     widths = {} if case.reads("eps_high_nt") else {"eps_low_nt": 3e-4, "eps_high_nt": 4e-4}
@@ -259,7 +273,7 @@ def _gspo(case: Case, dtype: torch.dtype) -> None:
     flat = table.updated({"adv_nt": table["adv_nt"][:, :1].repeat(1, T)})
     if case.reads("eps_high_nt"):
         flat = flat.updated({k: table[k][:, :1].repeat(1, T) for k in ("eps_low_nt", "eps_high_nt")})
-    if case.options.get("level", "row") == "row":
+    if case.options.get("level", "row") in ("row", "row-sum"):
         token, sequence = (
             loss_and_gradients(case.but(form=f), flat, "seq-mean-token-mean") for f in ("token", "sequence")
         )
@@ -332,18 +346,11 @@ def _kl(case: Case, dtype: torch.dtype) -> None:
     on_policy = table.updated({"old_logp_nt": table["logp_nt"].clone()})
     plain = main_output(case.but(off_policy=False), on_policy)
     assert_same(main_output(case.but(off_policy=True), on_policy), plain, dtype)
-    rho = torch.where(mask, (table["logp_nt"] - table["old_logp_nt"]).exp(), torch.ones(N, T, dtype=dtype))
-    assert_same(main_output(case.but(off_policy=True), table), plain * rho, dtype)
+    assert_same(main_output(case.but(off_policy=True), table), plain * ratio_at(case, table), dtype)
     if case.reads("kl_nt"):
-        assert_same(plain[mask], table["kl_nt"][mask], dtype)
+        assert_same(plain[mask], over_rows(case, table, table["kl_nt"])[mask], dtype)
         return
-    d = table["ref_logp_nt"] - table["logp_nt"]
-    value = {"k1": -d, "k2": d.square() / 2, "k3": d.exp() - d - 1, "k3+": d.exp() - d - 1}[str(estimator)]
-    slope = {"k1": torch.ones_like(d), "k2": -d, "k3": 1 - d.exp(), "k3+": -d}[str(estimator)]
-    free = case.but(max_value=None, off_policy=False)
-    torch.testing.assert_close(main_output(free, table)[mask], value[mask], rtol=1e-4, atol=1e-6)
-    grad = pass_gradients(free, table)["logp_nt"] * mask.sum()
-    torch.testing.assert_close(grad[mask], slope[mask], rtol=1e-4, atol=1e-5)
+    _estimators(case, table, table["ref_logp_nt"], str(estimator), dtype)
     same = table.updated({"ref_logp_nt": table["logp_nt"].clone()})
     assert (main_output(case, same)[mask] == 0).all()
     if estimator != "k1":
@@ -351,6 +358,140 @@ def _kl(case: Case, dtype: torch.dtype) -> None:
         assert (pass_gradients(case, same)["logp_nt"] == 0).all()
     if case.options.get("max_value"):
         assert main_output(case, table).max() == torch.tensor(0.02, dtype=dtype)
+
+
+@of("penalty", "kl-old")
+def _kl_old(case: Case, dtype: torch.dtype) -> None:
+    """The penalty kl with the old pass as its reference; 0 without gradient before the first update."""
+    table = case.table(dtype)
+    table_as_ref = drop(table.updated({"ref_logp_nt": table["old_logp_nt"]}), "kl_nt")
+    assert_same(main_output(case, table), main_output(Case("penalty", "kl", case.options), table_as_ref), dtype)
+    _estimators(case, table, table["old_logp_nt"], str(case.options.get("estimator", "k3")), dtype)
+    first = table.updated({"old_logp_nt": table["logp_nt"].clone()})
+    assert (main_output(case, first) == 0).all() and (pass_gradients(case, first)["logp_nt"] == 0).all()
+
+
+def over_rows(case: Case, table: Table, x_nt: torch.Tensor) -> torch.Tensor:
+    """x of the decision, or on every valid decision the mean or the sum of its row."""
+    level, mask = case.options.get("level", "decision"), table["mask_nt"]
+    total = torch.where(mask, x_nt, torch.zeros_like(x_nt)).sum(1, keepdim=True)
+    length = mask.sum(1, keepdim=True).clamp(min=1)
+    rows = {"row": total / length, "row-sum": total}.get(str(level))
+    return x_nt if rows is None else torch.where(mask, rows, torch.zeros_like(x_nt))
+
+
+def _estimators(case: Case, table: Table, ref_nt: torch.Tensor, estimator: str, dtype: torch.dtype) -> None:
+    """Values and gradients of k1 .. k3+, written out. Each of L decisions holds the term of its row, so a mean keeps
+    the slope and a sum has it L times."""
+    mask = table["mask_nt"]
+    d = over_rows(case, table, ref_nt - table["logp_nt"])
+    value = {"k1": -d, "k2": d.square() / 2, "k3": d.exp() - d - 1, "k3+": d.exp() - d - 1}[estimator]
+    slope = {"k1": torch.ones_like(d), "k2": -d, "k3": 1 - d.exp(), "k3+": -d}[estimator]
+    slope = slope * mask.sum(1, keepdim=True) if case.options.get("level") == "row-sum" else slope
+    free = case.but(max_value=None, **({"off_policy": False} if case.name == "kl" else {}))
+    torch.testing.assert_close(main_output(free, table)[mask], value[mask], rtol=1e-4, atol=1e-6)
+    grad = pass_gradients(free, table)["logp_nt"] * mask.sum()
+    torch.testing.assert_close(grad[mask], slope[mask], rtol=1e-4, atol=1e-5)
+
+
+@of("penalty", "nll")
+def _nll(case: Case, dtype: torch.dtype) -> None:
+    """REINFORCE with A = 1 on right rows, 0 on wrong ones, whose gradient is exactly 0."""
+    table = case.table(dtype)
+    right = table["correct_n"][:, None].expand(N, T)
+    as_adv = table.updated({"adv_nt": right.to(dtype)})
+    reinforce = Case("gate", "reinforce")
+    assert_same(main_output(case, table), main_output(reinforce, as_adv), dtype)
+    grad = pass_gradients(case, table)["logp_nt"]
+    assert_same(grad, pass_gradients(reinforce, as_adv)["logp_nt"], dtype)
+    assert (grad[~right] == 0).all() and (grad[right & table["mask_nt"]] < 0).all()
+    nobody = table.updated({"correct_n": torch.zeros(N, dtype=torch.bool)})
+    assert (main_output(case, nobody) == 0).all()
+
+
+@of("reduce", "token-mean-correct")
+def _token_mean_correct(case: Case, dtype: torch.dtype) -> None:
+    """All rows right: token-mean. Else the token mean of the right rows alone; none right: 0 with a valid graph."""
+    table = case.table(dtype)
+    plain, own = bind("reduce", "token-mean"), case.bound()
+    for name, got in outputs(case, table.updated({"correct_n": torch.ones(N, dtype=torch.bool)})).items():
+        assert_same(got, outputs(Case("reduce", "token-mean"), table)[name], dtype)
+    rows = table["correct_n"].nonzero()[:, 0]
+    loss = torch.where(table["mask_nt"], table["adv_nt"], torch.full_like(table["adv_nt"], torch.nan))
+    assert_same(reduce_loss(loss, own(table)), reduce_loss(loss[rows], plain(table.rows(rows))), dtype)
+    assert (own(table)[0][~table["correct_n"]] == 0).all()
+    nobody = own(table.updated({"correct_n": torch.zeros(N, dtype=torch.bool)}))
+    leaf = torch.full((N, T), torch.nan, dtype=dtype).requires_grad_()
+    empty = reduce_loss(leaf, nobody)
+    (grad,) = torch.autograd.grad(empty, [leaf])
+    assert empty == 0 and (grad == 0).all() and nobody[1] == 0
+
+
+@of("advantage", "decoupled")
+def _decoupled(case: Case, dtype: torch.dtype) -> None:
+    """Z-scores without the step over the batch: grpo-per-reward. With it: mean 0, deviation 1 over what it names, and
+    a z-scored component may be moved and stretched without effect."""
+    table = case.table(dtype)
+    plain = case.but(batch="none", modes=None, weighted=True)
+    same = {k: case.options[k] for k in ("ddof", "eps") if k in case.options}
+    assert_same(
+        main_output(plain, table),
+        bind("advantage", {"name": "grpo-per-reward", "ddof": 0, "eps": 0.0, **same})(table),
+        dtype,
+    )
+    valid, key = torch.isfinite(table["reward_n"]), torch.tensor(KEY)
+    loud = valid & (key != FLAT_GROUP) & (torch.arange(N) != SINGLE)
+    got, batch = main_output(case, table), str(case.options.get("batch", "batch"))
+    modes = case.options.get("modes")
+    if batch == "batch":
+        sums = main_output(case.but(batch="none"), table)
+        if modes:  # constant groups stay in the statistics with what they have
+            return _decoupled_modes(case, table, dtype)
+        eps, floor = (float(case.options.get(k, v)) for k, v in (("batch_eps", 0.0), ("batch_floor", 1e-8)))  # type: ignore[arg-type]
+        expected = (sums - sums[valid].mean()) / (sums[valid].std().clamp(min=floor) + eps)
+        assert_same(got[loud], expected[loud], dtype)
+        assert abs(float(got[valid].mean())) < 1e-6 and abs(float(got[valid].std()) - 1) < 1e-3
+    if batch == "tokens":
+        use = table["mask_nt"] & valid[:, None]
+        assert len(got[use & (key == FLAT_GROUP)[:, None]].unique()) == 1
+        seen = main_output(case.but(batch="none"), table)[:, None].expand(N, T)[use]
+        expected = (seen - seen.mean()) / (seen.var() + 1e-8).sqrt()
+        assert_same(got[use & loud[:, None]], expected[(use & loud[:, None])[use]], dtype)
+    if batch in ("group", "group-centred"):
+        for one in set(key[loud].tolist()):
+            rows = loud & (key == one)
+            assert abs(float(got[rows].mean())) < 1e-5
+            assert batch == "group-centred" or abs(float(got[rows].std()) - 1) < 1e-5
+    if batch == "none" and modes:
+        _decoupled_modes(case, table, dtype)
+    if not modes:
+        stretched = table["reward_nk"] * torch.tensor([3.0, 1.0], dtype=dtype) + torch.tensor([5.0, 0.0], dtype=dtype)
+        moved = main_output(case.but(eps=0.0), table.updated({"reward_nk": stretched}))
+        torch.testing.assert_close(moved, main_output(case.but(eps=0.0), table), rtol=1e-4, atol=1e-4)
+
+
+def _decoupled_modes(case: Case, table: Table, dtype: torch.dtype) -> None:
+    """The modes by loops over rows."""
+    reward, modes = table["reward_nk"], list(case.options["modes"])  # type: ignore[call-overload]
+    sums = torch.zeros(N, dtype=dtype)
+    for k, mode in enumerate(modes):
+        for i in range(N):
+            own = [reward[j, k] for j in range(N) if KEY[j] == KEY[i] and torch.isfinite(reward[j, k])]
+            if not torch.isfinite(reward[i, k]):
+                continue
+            low, high, r = min(own), max(own), reward[i, k]
+            value = {
+                "min-max": (r - low) / (high - low) if high > low else torch.tensor(0.5, dtype=dtype),
+                "signs": torch.tensor(1.0 if r >= 0.5 else -1.0, dtype=dtype),
+                "raw": r,
+                "centre": r - sum(own) / len(own),
+            }[mode]
+            sums[i] += value * (table["weight_k"][k] if case.options.get("weighted", True) else 1.0)
+    valid, key = torch.isfinite(table["reward_n"]), torch.tensor(KEY)
+    if case.options.get("batch") != "none":
+        sums = (sums - sums[valid].mean()) / sums[valid].std()
+    silent = ~valid | (key == FLAT_GROUP) | (torch.arange(N) == SINGLE)
+    assert_same(main_output(case, table), torch.where(silent, torch.zeros_like(sums), sums), dtype)
 
 
 @of("reduce", "token-mean")

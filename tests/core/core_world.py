@@ -76,6 +76,7 @@ def world(dtype: torch.dtype = torch.float64, seed: int = 0, drift: float = 0.4)
     channels: dict[str, Any] = {k: v.to(dtype) for k, v in floats.items()}
     channels["scored_nt"] = torch.tensor([t not in UNSCORED for t in range(T)]).repeat(N, 1)
     channels["mask_nt"] = mask
+    channels["correct_n"] = torch.tensor([i % 3 != 1 for i in range(N)])
     channels["length_n"] = torch.tensor(LENGTH)
     channels["limit_n"] = torch.full((N,), T)
     channels["finished_n"] = torch.tensor(LENGTH) < T

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import core_flow_examples  # noqa: F401  (registers examples)
+import core_dlm_examples  # noqa: F401  (registers examples)
+import core_flow_examples  # noqa: F401
 import pytest
 import torch
 from core_cases import EXEMPT, ROWS
+from core_dlm_mutants import DLM_MUTANTS
 from core_examples import EXAMPLES
 from core_flow_mutants import FLOW_MUTANTS
 from core_group_checks import GROUP_CHECKS
@@ -14,7 +16,7 @@ from core_mutants import Keys, Mutant, in_place
 from core_objective_checks import OBJECTIVE_CHECKS
 from core_properties import CHECKS
 
-MUTANTS = CORE_MUTANTS + FLOW_MUTANTS
+MUTANTS = CORE_MUTANTS + FLOW_MUTANTS + DLM_MUTANTS
 
 #: What a broken stage may raise instead of a wrong number.
 BROKEN = (AssertionError, RuntimeError, ValueError, KeyError, IndexError, TypeError, UnboundLocalError)

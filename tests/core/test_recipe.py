@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import image_gen.flow.stages  # noqa: F401  (registers the stages native to a family)
+from dlm.config import Sampling as DlmSampling
+from dlm.likelihood import registry
 from image_gen.flow import windows
 from image_gen.flow.config import Sampling
 from mmrl import recipes
@@ -16,6 +18,8 @@ from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe, parse
 from mmrl.core.registry import stages
 from mmrl.errors import UserError
+from mmrl.selection.base import find as find_selector
+from mmrl.selection.filtered import Filtered
 
 PROVIDES = frozenset({"logp_nt", "entropy_nt", "supervised_nt"})
 PLAIN: dict[str, Any] = {"advantage": "grpo", "gate": "ppo-clip", "reduce": "token-mean"}
@@ -23,6 +27,13 @@ PLAIN: dict[str, Any] = {"advantage": "grpo", "gate": "ppo-clip", "reduce": "tok
 
 #: Recipes of image models: log-probs are means over elements.
 FLOW = ("flow-grpo", "flow-grpo-fast", "mix-grpo", "dance-grpo", "grpo-guard", "vgpo")
+#: Recipes of diffusion language models, with their likelihood and what one of its values stands for.
+DLM = {
+    "gdpo-diffusion": ("sdmc", "row"),
+    "diffu-grpo": ("one_step", "decision"),
+    "tracerl": ("trajectory", "decision"),
+    "lightningrl": ("trajectory", "decision"),
+}
 STEPS = PROVIDES | {"kl_nt", "mean_gap_nt", "dt_nt", "sigma_nt", "scored_nt"}
 
 
@@ -43,7 +54,8 @@ def test_every_shipped_recipe_builds(name: str) -> None:
     objective = build(recipe)
     assert recipe.title and recipe.source
     assert objective.needs()[""] <= (STEPS if name in FLOW else PROVIDES)
-    assert bool(recipe.sampling) == (name in FLOW)
+    assert bool(recipe.sampling) == (name in FLOW or name in DLM)
+    assert bool(recipe.selection) == (name in ("tracerl", "lightningrl"))
     if recipe.group == "relative":
         assert objective.advantage.stage.relative
     if name != "sft":
@@ -54,6 +66,8 @@ def test_the_catalogue_of_this_version() -> None:
     assert set(recipes.available()) >= {
         *("grpo", "dr-grpo", "dapo", "rloo", "reinforce-pp", "gspo", "cispo", "visual-rft", "sft"),
         *FLOW,
+        *DLM,
+        "gdpo-decoupled",
     }
 
 
@@ -86,6 +100,106 @@ def test_published_settings_of_image_models(
     expected = {"flow-grpo-fast": 3, "mix-grpo": 4, "dance-grpo": 9}.get(name, own["steps"] - 1)
     assert len(window.trained) == expected and own["steps"] - 1 not in window.stochastic
     assert bool(recipe.reconstruction) == (name == "vgpo")
+
+
+@pytest.mark.parametrize("name", DLM)
+def test_recipes_of_diffusion_language_models(name: str) -> None:
+    """Their sampling is the family's, with an estimator whose unit the stages accept; in no other do they build."""
+    estimator, unit = DLM[name]
+    recipe = shipped(name, unit=unit)
+    own = DlmSampling.model_validate(recipe.sampling).likelihood
+    assert own.name == estimator and registry.unit_of(own.name) == unit
+    registry.make(own.name, own.options)
+    objective = build(recipe, unit=unit)
+    assert objective.needs_correct == ("nll" if name == "lightningrl" else None)
+    assert bool(objective.needs()["ref"]) == (name in ("diffu-grpo", "lightningrl"))
+    if unit == "decision":
+        with pytest.raises(UserError, match="only the row's sum|no likelihood of their own"):
+            build(recipe, unit="row")
+    if recipe.selection:
+        assert find_selector(recipe.selection["name"], recipe.selection["options"]) is Filtered
+
+
+def test_published_settings_of_diffusion_language_models() -> None:
+    gdpo, d1, trace, light = (shipped(name) for name in DLM)
+    tokens = [r.channel("tokens") for r in (gdpo, d1, trace, light)]
+    assert [r.epochs for r in (gdpo, d1, trace, light)] == [12, 12, 1, 1] and light.minibatches == 8
+    assert [(t.bounds or {})["high"] for t in tokens] == [0.5, 0.5, 0.2, 0.2]
+    assert [(t.bounds or {})["low"] for t in tokens] == [0.5, 0.5, 0.2, 0.2]
+    assert [r.advantage["name"] for r in (gdpo, d1, trace, light)] == ["dr-grpo", "dr-grpo", "grpo", "decoupled"]
+    assert [t.reduce["name"] for t in tokens] == [*["seq-mean-token-mean", "token-mean"], *["seq-mean-token-mean"] * 2]
+    assert tokens[0].gate == {"name": "gspo", "level": "row", "cap_low": -10.0, "cap_high": 10.0}
+    assert tokens[3].gate == {"name": "ppo-clip", "cap_low": -10.0, "cap_high": 10.0}
+    coefficients = [{p["name"]: (p["coef"], p.get("reduce")) for p in t.penalties} for t in tokens]
+    assert coefficients[:3] == [{}, {"kl": (0.04, None)}, {"kl-old": (0.01, None)}]
+    assert coefficients[3] == {"nll": (0.1, "token-mean-correct"), "kl": (0.01, "token-mean")}
+    assert trace.advantage["ddof"] == light.advantage["ddof"] == 0 and light.advantage["batch_ddof"] == 1
+    assert trace.selection["options"]["share_correct"] == [0.2, 0.8]
+    assert light.selection["options"] == {"spread": {"tpf": 0.01}, "need_correct": True, "refill_rounds": 2}
+    assert light.sampling["rule"] == "threshold" and light.sampling["threshold"] == 0.9
+    assert gdpo.sampling["likelihood"]["options"] == {"rule": "gauss-3", "draws": 1, "weighting": "1/t"}
+    assert d1.sampling["likelihood"]["options"] == {"p_mask_prompt": 0.15}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reduce": "token-mean"}, "only the row's sum has a meaning"),
+        ({"gate": "ppo-clip"}, "no likelihood of their own"),
+        ({"gate.level": "segment:block"}, "with level segment:block does not fit log-probabilities per row"),
+        ({"penalties": [{"name": "kl", "coef": 0.1}]}, "set level: row"),
+        ({"penalties": [{"name": "kl-old", "coef": 0.1, "level": "decision"}]}, "set level: row"),
+        ({"penalties": [{"name": "kl", "coef": 0.1, "level": "rows"}]}, "set level: row"),
+        ({"gate.loss_norm": "lenght"}, "loss_norm must be 'none' or 'length'"),
+        ({"gate.cap_low": 1.0}, "clamped to an interval around 0"),
+    ],
+)
+def test_single_terms_of_a_bound_are_never_read(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(parse("gdpo-diffusion", recipes.read("gdpo-diffusion"), options=options), unit="row")
+    assert message in str(caught.value)
+
+
+def test_whole_row_penalties_of_a_bound_are_accepted() -> None:
+    for penalty in ({"name": "kl", "level": "row", "estimator": "k2"}, {"name": "kl", "level": "row-sum"}):
+        read = recipes.read("gdpo-diffusion")
+        objective = build(parse("x", read, options={"penalties": [{**penalty, "coef": 0.1}]}), unit="row")
+        assert objective.needs()["ref"] == {"logp_nt"} and objective.scope == "row"
+
+
+def test_the_two_gdpos_are_told_apart() -> None:
+    with pytest.raises(UserError, match="gdpo-diffusion .*gdpo-decoupled") as caught:
+        recipes.read("gdpo")
+    assert "not in this version" not in str(caught.value)
+    decoupled = shipped("gdpo-decoupled")
+    assert decoupled.advantage == {
+        "name": "decoupled",
+        "ddof": 1,
+        "eps": 1e-4,
+        "batch": "batch",
+        "batch_ddof": 1,
+        "batch_eps": 1e-4,
+        "batch_floor": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"advantage.modes": ["z-score", "minmax"]}, "min-max"),
+        ({"advantage.modes": "z-score"}, "a list"),
+        ({"advantage.batch": "tokens2"}, "did you mean 'tokens'"),
+        ({"advantage.bach": "none"}, "did you mean 'batch'"),
+    ],
+)
+def test_mistakes_in_the_decoupled_advantage(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(parse("x", recipes.read("gdpo-decoupled"), options=options))
+    assert message in str(caught.value)
+
+
+def test_modes_for_several_components_pass_the_dry_call() -> None:
+    build(parse("x", recipes.read("lightningrl"), options={"advantage.modes": ["signs", "min-max", "raw"]}))
 
 
 def test_vgpo_has_its_published_number_of_absolute_steps() -> None:
@@ -219,6 +333,8 @@ def test_mistakes_are_one_clear_line(options: dict[str, Any], message: str) -> N
         ({"phases": ["tokens"]}, "expected [channel, steps] pairs"),
         ({"penalties": [{"coef": 1.0}]}, "mapping with `name`"),
         ({"experience": "old"}, "'old' is not one of fresh, records"),
+        ({"selection": "filtered"}, "recipe mine.selection: expected a mapping of selection settings, got 'filtered'"),
+        ({"selection": {"nam": "filtered"}}, "recipe mine.selection: unknown key 'nam'; did you mean 'name'?"),
         ({"sampling": "sde"}, "recipe mine.sampling: expected a mapping of sampling settings, got 'sde'"),
     ],
 )

@@ -59,7 +59,8 @@ def test_needs_are_read_from_the_signature() -> None:
     ppo = find("gate", "ppo-clip")
     assert set(ppo.required) == {"logp_nt", "old_logp_nt", "adv_nt", "mask_nt"}
     assert set(ppo.optional) == {"segments", "eps_low_nt", "eps_high_nt"}
-    assert dict(ppo.options) == {"dual_clip": None, "delta": None, "adv_clip": None, "level": "decision"}
+    caps = {"cap_low": -20.0, "cap_high": 20.0}
+    assert dict(ppo.options) == {"dual_clip": None, "delta": None, "adv_clip": None, "level": "decision", **caps}
     assert bind("gate", "ppo-clip").needs() == {"logp_nt", "old_logp_nt", "adv_nt", "mask_nt"}
     assert bind("advantage", "grpo").needs() == {"reward_n"}  # keys are a container, not a channel
 

@@ -21,9 +21,9 @@ class Remembering(Uniform):
         for number, request in enumerate(requests):
             self.seen.setdefault(request.record.id, []).append(float(reward_n[prompt_n == number].mean()))
 
-    def keep_groups(self, requests, reward_n, prompt_n):
-        means = torch.stack([reward_n[prompt_n == number].mean() for number in range(len(requests))])
-        return prompt_n != int(means.argmin())
+    def keep_groups(self, requests, seen):
+        means = torch.stack([seen.reward_n[seen.prompt_n == number].mean() for number in range(len(requests))])
+        return seen.prompt_n != int(means.argmin())
 
     def keep_rows(self, table):
         return table["adv_nt"].abs().sum(1) > 0
@@ -57,3 +57,8 @@ def fails_on_r4(outputs, records, info):
 @reward("nothing-for-r3", tasks=("toy",))
 def nothing_for_r3(outputs, records, info):
     return [None if r.id == "r3" else o.count("0") / max(1, len(o)) for o, r in zip(outputs, records, strict=True)]
+
+
+@reward("ones", tasks=("toy",))
+def ones(outputs, records, info):
+    return [o.count("1") / max(1, len(o)) for o in outputs]

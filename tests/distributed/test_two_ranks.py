@@ -34,6 +34,20 @@ CASES: dict[str, dict[str, Any]] = {
     "sft": {"recipe": "sft", "train": {"group": 1}},
     "shuffled": {"train": {"control": "shuffled"}},
     "selector": {"selection": {"name": "remembering"}, "plugins": ["rank_plugins"], "train": {"minibatches": 2}},
+    "filtered": {
+        "recipe": "gdpo-decoupled",
+        "recipe_options": {"penalties": [{"name": "nll", "coef": 0.5, "reduce": "token-mean-correct"}]},
+        "plugins": ["rank_plugins"],
+        "rewards": {"components": [{"name": "zeros", "success": 0.5}, {"name": "ones"}]},
+        "selection": {
+            "name": "filtered",
+            "options": {"spread": {"ones": 0.3}, "need_correct": True, "share_correct": [0.0, 0.7], "refill_rounds": 2},
+        },
+    },
+    "all filtered": {
+        "selection": {"name": "filtered", "options": {"spread": {"zeros": 9.0}, "refill_rounds": 1}},
+        "train": {"max_bad_steps": 9},
+    },
     "failing reward": {
         "plugins": ["rank_plugins"],
         "rewards": {"components": [{"name": "fails-on-r3"}], "on_error": "skip"},

@@ -236,8 +236,8 @@ def test_a_selector_decides_what_is_kept_and_is_resumed(tmp_path: Path) -> None:
         def observe(self, requests, reward_n, prompt_n):
             self.seen += len(reward_n)
 
-        def keep_groups(self, requests, reward_n, prompt_n):
-            return prompt_n >= self.spare
+        def keep_groups(self, requests, seen):
+            return seen.prompt_n >= self.spare
 
         def keep_rows(self, table):
             keep = torch.ones(len(table["reward_n"]), dtype=torch.bool)

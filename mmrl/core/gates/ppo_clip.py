@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrl.core.ratios import at_level, clamped, factor, limit, masked_difference
+from mmrl.core.ratios import CLAMP, at_level, clamped, factor, limit, masked_difference
 from mmrl.core.registry import stage
 
 
@@ -55,16 +55,18 @@ def ppo_clip(
     delta: float | None = None,
     adv_clip: float | None = None,
     level: str = "decision",
+    cap_low: float = -CLAMP,
+    cap_high: float = CLAMP,
 ) -> dict[str, Tensor]:
     """loss = -min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), rho = exp(logp - old_logp). All [N,T].
 
     Detached: old_logp, A, the widths. Widths are numbers or [N,T] tables. dual_clip c (verl: 3): where A < 0 the loss
     is at most -c A. delta (TRL): rho is capped at delta in the unclipped branch. adv_clip: A is clamped to +-adv_clip
-    first (Flow-GRPO: 5). level: decision, row, row-sum or segment:<name> (`ratios.at_level`). Gradient is zero where
-    A > 0 and rho > 1 + eps_high, or A < 0 and rho < 1 - eps_low. Reduces to: REINFORCE's gradient at rho = 1.
+    first (Flow-GRPO: 5). level: decision, row, row-sum or segment:<name> (`ratios.at_level`). cap_low, cap_high: limits
+    of log rho (LightningRL: +-10). Gradient is zero where A > 0 and rho > 1 + eps_high, or A < 0 and rho < 1 - eps_low.
+    Reduces to: REINFORCE's gradient at rho = 1.
     """
     log_ratio = at_level(masked_difference(logp_nt, old_logp_nt, mask_nt), mask_nt, level, segments)
     adv_nt = factor(adv_nt, mask_nt, adv_clip=adv_clip)
-    return clipped_surrogate(
-        clamped(log_ratio).exp(), adv_nt, eps_low_nt, eps_high_nt, dual_clip=dual_clip, delta=delta
-    )
+    ratio_nt = clamped(log_ratio, cap_low, cap_high).exp()
+    return clipped_surrogate(ratio_nt, adv_nt, eps_low_nt, eps_high_nt, dual_clip=dual_clip, delta=delta)

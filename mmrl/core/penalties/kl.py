@@ -1,4 +1,4 @@
-"""KL to the reference policy: the estimators k1, k2, k3 and k3+ (Schulman's notation), d = ref_logp - logp."""
+"""KL to the reference or the old policy: estimators k1, k2, k3 and k3+ (Schulman's notation), d = ref_logp - logp."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmrl.core.ratios import clamped, masked_difference
+from mmrl.core.ratios import at_level, clamped, masked_difference
 from mmrl.core.registry import stage
 
 Estimator = Literal["k1", "k2", "k3", "k3+"]
+Level = Literal["decision", "row", "row-sum"]
+LEVELS = ("decision", "row", "row-sum")
+NOT_ALONE = "only the row's sum has a meaning; set level: row (per decision) or row-sum (of the whole)"
 
 
 def kl_estimate(
@@ -20,14 +23,18 @@ def kl_estimate(
     mask_nt: Tensor,
     estimator: Estimator = "k3",
     max_value: float | None = None,
+    level: Level = "decision",
 ) -> Tensor:
     """Per-decision estimate, 0 where masked. [N,T], gradient through logp.
 
     k1 = -d (as a loss its expected gradient on-policy is 0; meant for rewards). k2 = d^2/2 (gradient of the reverse KL
     on-policy). k3 = exp(d) - d - 1 (never negative; GRPO's). k3+ = value of k3, gradient of k2. d is clamped to
-    [-20, 20]; max_value clamps the result to [-max_value, max_value] (verl: 10).
+    [-20, 20]; max_value clamps the result to [-max_value, max_value] (verl: 10). level: d of the decision, or on every
+    valid decision the mean (`row`) or the sum (`row-sum`) of its row; with seq-mean-token-mean a row then counts once.
     """
-    d = clamped(-masked_difference(logp_nt, ref_logp_nt, mask_nt))
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    d = clamped(at_level(-masked_difference(logp_nt, ref_logp_nt, mask_nt), mask_nt, level))
     if estimator == "k1":
         k = -d
     elif estimator == "k2":
@@ -39,10 +46,16 @@ def kl_estimate(
         k = k2 - k2.detach() + (torch.expm1(d) - d).detach()
     else:
         raise ValueError(f"estimator must be k1, k2, k3 or k3+, got {estimator!r}")
+    k = k if level == "decision" else torch.where(mask_nt.bool(), k, torch.zeros_like(k))
     return k if max_value is None else k.clamp(-max_value, max_value)
 
 
-@stage("penalty", "kl", instead={"ref_logp_nt": "kl_nt"}, when={"old_logp_nt": "off_policy"})
+@stage(
+    *("penalty", "kl"),
+    instead={"ref_logp_nt": "kl_nt"},
+    when={"old_logp_nt": "off_policy"},
+    unit_reason=NOT_ALONE,
+)
 def kl(
     *,
     logp_nt: Tensor,
@@ -53,20 +66,42 @@ def kl(
     estimator: Estimator = "k3",
     off_policy: bool = False,
     max_value: float | None = None,
+    level: Level = "decision",
 ) -> Tensor:
     """The KL term of GRPO, per decision. [N,T]. Detached: ref_logp, old_logp.
 
     A family's closed form `kl_nt` is preferred to any estimator. off_policy multiplies by rho = exp(logp - old_logp),
-    gradient included (DeepSeek-V3.2; TRL `use_bias_correction_kl`).
+    gradient included (DeepSeek-V3.2; TRL `use_bias_correction_kl`). level: decision, row (mean) or row-sum, for
+    difference, closed form and rho alike: k3 on row-sum is GDPO's (arXiv 2510.08554), k2 on row that of ESPO
+    (2512.03759) up to its division by the length.
     """
     if kl_nt is not None:
-        k = torch.where(mask_nt.bool(), kl_nt, torch.zeros_like(kl_nt))
+        k = at_level(torch.where(mask_nt.bool(), kl_nt, torch.zeros_like(kl_nt)), mask_nt, level)
+        k = k if level == "decision" else torch.where(mask_nt.bool(), k, torch.zeros_like(k))
     else:
-        k = kl_estimate(
-            logp_nt=logp_nt, ref_logp_nt=ref_logp_nt, mask_nt=mask_nt, estimator=estimator, max_value=max_value
-        )
+        own = {"estimator": estimator, "max_value": max_value, "level": level}
+        k = kl_estimate(logp_nt=logp_nt, ref_logp_nt=ref_logp_nt, mask_nt=mask_nt, **own)  # type: ignore[arg-type]
     if off_policy:
         if old_logp_nt is None:
             raise ValueError("kl with off_policy needs old_logp_nt")
-        k = k * clamped(masked_difference(logp_nt, old_logp_nt, mask_nt)).exp()
+        log_rho = at_level(masked_difference(logp_nt, old_logp_nt, mask_nt), mask_nt, level)
+        k = k * clamped(log_rho).exp()
     return k
+
+
+@stage("penalty", "kl-old", unit_reason=NOT_ALONE)
+def kl_old(
+    *,
+    logp_nt: Tensor,
+    old_logp_nt: Tensor,
+    mask_nt: Tensor,
+    estimator: Estimator = "k3",
+    max_value: float | None = None,
+    level: Level = "decision",
+) -> Tensor:
+    """KL to the policy that sampled, instead of the one of step 0: TraceRL (arXiv 2509.06949). [N,T].
+
+    Detached: old_logp. Needs no reference pass. At the first update of a rollout value and gradient are 0 (k2, k3).
+    """
+    own = {"estimator": estimator, "max_value": max_value, "level": level}
+    return kl_estimate(logp_nt=logp_nt, ref_logp_nt=old_logp_nt, mask_nt=mask_nt, **own)  # type: ignore[arg-type]
