@@ -18,6 +18,7 @@ setup(
         "": ["*.npz", "*.j2", "*.css", "*.js", "py.typed"],
         "mmrl": ["**/*.safetensors", "**/*.json", "**/*.jinja"],
         "image_gen": ["**/*.safetensors", "**/*.json"],
+        "dlm": ["**/*.safetensors", "**/*.json", "**/*.jinja"],
         "mmrl.configs": ["**/*.yaml", "**/*.json", "**/*.jsonl", "**/*.txt"],
     },
 )

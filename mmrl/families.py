@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from mmrl.errors import UserError, nearest
 
@@ -22,8 +23,11 @@ class Family:
     entry.generate(checkpoint, *, <options of the command that the family takes>) -> list[Path]     optional
     entry.check(config)                         optional; what no single key shows, before weights load
     config.memory_lines(config, recipe, *, ranks) -> list[str]    optional; the memory estimate of a dry run, no torch
+    config.QUICKSTART                           optional; part -> configuration, where the quickstart is several runs, and
+    entry.joined(summaries by part) -> {"before", "after", "chance"}    what their common summary.json says
     config.REQUIRE, config.DEMONSTRATION        optional; what a record must have to be rewarded, to be imitated
     entry.POLICY                                the policy class: unit, channels and provides are read before loading
+    entry.policy_class(config) -> type[Policy]  instead of POLICY, where those depend on the configuration
     """
 
     name: str
@@ -39,6 +43,12 @@ FAMILIES = {
         config="image_gen.flow.config",
         entry="image_gen.flow.family",
         extra_stages=("image_gen.flow.stages", "image_gen.rewards.catalogue", "image_gen.embedded.rewards"),
+    ),
+    "dlm": Family(
+        "dlm",
+        config="dlm.config",
+        entry="dlm.family",
+        extra_stages=("dlm.rewards.catalogue",),
     ),
 }
 
@@ -62,3 +72,9 @@ def config_module(name: str) -> ModuleType:
 
 def entry(name: str) -> ModuleType:
     return importlib.import_module(family(name).entry)
+
+
+def policy_class(config: Any) -> Any:
+    """The policy class of a configuration, to be asked before any weights load."""
+    module = entry(config.family)
+    return module.policy_class(config) if hasattr(module, "policy_class") else module.POLICY

@@ -153,7 +153,7 @@ def imported() -> set[str]:
 
 
 #: Import name -> distribution where they differ; and what is needed without an import statement.
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "open_clip": "open_clip_torch"}
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "open_clip": "open_clip_torch", "math_verify": "math-verify"}
 INDIRECT = {
     "torchvision": "transformers' picture processors",
     "accelerate": "transformers and peft",

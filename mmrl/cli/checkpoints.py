@@ -10,6 +10,8 @@ from mmrl.errors import UserError
 NOTE = "mmrl.json"
 #: The family of a folder that says nothing itself, by a file that others of its kind have.
 MARKS = {"model_index.json": "flow", "pytorch_lora_weights.safetensors": "flow"}
+#: The same by `model_type` of its config.json, up to the first hyphen.
+KINDS = {"llada": "dlm", "sdar": "dlm", "dream": "dlm", "a2d": "dlm"}
 OTHERWISE = "vlm"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
@@ -47,4 +49,14 @@ def family_of(path: Path, config: str | None = None) -> str:
         found = json_io.read_object(folder / NOTE, remedy="export the model again").get("family")
         if isinstance(found, str):
             return found
-    return next((family for name, family in MARKS.items() if (folder / name).is_file()), OTHERWISE)
+    by_file = next((family for name, family in MARKS.items() if (folder / name).is_file()), None)
+    return by_file or KINDS.get(_kind(folder / "config.json"), OTHERWISE)
+
+
+def _kind(file: Path) -> str:
+    from mmrl import json_io
+
+    if not file.is_file():
+        return ""
+    found = json_io.read_object(file, remedy="give the folder of a model").get("model_type")
+    return str(found).lower().partition("-")[0]

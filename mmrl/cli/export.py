@@ -46,8 +46,9 @@ def export(
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     what = {"full": "the trained model", "merged": "the base model with its adapter merged", "adapter": "the adapter"}
     typer.echo(f"{what[done.form]}: {done.parameters:,} parameters, {done.dtype}, {_size(size)}")
+    by = done.library if done.library == "mmrl" else f"plain {done.library}"
     typer.echo(
-        f"loaded again by plain {done.library} in a fresh process and compared on {done.compared}:\n"
+        f"loaded again by {by} in a fresh process and compared on {done.compared}:\n"
         f"  largest difference of the {done.words.outputs} {done.difference:.1e}, tolerance {done.tolerance:.1e}"
     )
     for one in done.further:

@@ -1,4 +1,4 @@
-"""`mmrl generate CHECKPOINT --prompt TEXT`: answers about pictures, or pictures, as the model's family makes them."""
+"""`mmrl generate CHECKPOINT --prompt TEXT`: answers, or pictures, as the model's family makes them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import typer
 from mmrl.data.records import FRAMES
 from mmrl.errors import UserError
 
+OVERRIDES = "overrides"
 Frame = StrEnum("Frame", {name: name for name in FRAMES})  # type: ignore[misc]
 
 
 def generate(
     checkpoint: Path = typer.Argument(..., help="Run folder (its best), step folder or exported folder."),
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[KEY=VALUE]...", help="Diffusion language models: settings, e.g. sampling.rule=threshold"
+    ),
     prompt: str | None = typer.Option(None, "--prompt", help="The question, or what the picture shows."),
     prompts: Path | None = typer.Option(
         None, "--prompts", help="Image models: a file of prompts (text, one a line, or JSONL) in place of --prompt."
@@ -30,7 +34,11 @@ def generate(
     ),
     seed: int | None = typer.Option(None, "--seed", min=0, max=2**63 - 1, help="Random seed; default 0."),
     steps: int | None = typer.Option(
-        None, "--steps", min=1, max=1000, help="Image models: denoising steps; default sampling.eval_steps."
+        None,
+        "--steps",
+        min=1,
+        max=1000,
+        help="Image models: denoising steps; default sampling.eval_steps. Diffusion LMs: forwards of an answer.",
     ),
     guidance: float | None = typer.Option(
         None, "--guidance", min=0.0, help="Image models: guidance scale; default sampling.eval_guidance."
@@ -56,8 +64,9 @@ def generate(
     base: str | None = typer.Option(None, "--base", help="Base model of an adapter, where it is not found."),
     out: Path = typer.Option(Path("generated"), "--out", help="Folder for the pictures and a JSON that tells of them."),
 ) -> None:
-    """Answer a question about pictures, or make pictures of a prompt."""
+    """Answer a prompt or a question about pictures, or make pictures of a prompt."""
     given: dict[str, Any] = {
+        OVERRIDES: overrides or None,
         "prompt": prompt,
         "prompts": prompts,
         "image": image or None,
@@ -106,8 +115,14 @@ def check_options(given: dict[str, Any], make: Callable[..., Any], family: str) 
     known = {p.name: p for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY}
     for name in given:
         if name not in known:
-            takes = ", ".join(f"--{other}" for other in known)
-            raise UserError(f"--{name}: a model of family {family!r} does not take it; it takes {takes}")
+            takes = ", ".join(_typed(other) for other in known)
+            what = given[name][0] if name == OVERRIDES else f"--{name}"
+            raise UserError(f"{what}: a model of family {family!r} does not take it; it takes {takes}")
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in given:
             raise UserError(f"--{name}: missing; a model of family {family!r} needs it")
+
+
+def _typed(name: str) -> str:
+    """What a person types for a parameter of `generate`."""
+    return "KEY=VALUE" if name == OVERRIDES else f"--{name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mmrl import config_io
+from mmrl import config_io, families
 from mmrl.config import Config
 from mmrl.core.recipe import Recipe
 from mmrl.errors import UserError
@@ -54,7 +54,10 @@ def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
         f" = {count(updates, 'optimiser step')} per batch of rollouts, each over about {rows // minibatches} rollouts",
     ]
     budget = getattr(config.model, "piece_tokens", None)
-    if tokens and budget:
+    own = getattr(families.config_module(config.family), "piece_lines", None)
+    if own is not None:
+        out += own(config, rows=-(-per_rank // minibatches) * group)
+    elif tokens and budget:
         prompts = -(-per_rank // minibatches)
         longest = getattr(config.inputs, "max_prompt_tokens", None)
         out.append(

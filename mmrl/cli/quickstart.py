@@ -1,11 +1,15 @@
-"""`mmrl quickstart [FAMILY]`: the embedded model and data, minutes on two CPU cores."""
+"""`mmrl quickstart [FAMILY]`: the embedded models and data, minutes on two CPU cores."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from mmrl.config import Config
 
 
 class Control(StrEnum):
@@ -25,11 +29,33 @@ def quickstart(
     ),
 ) -> None:
     """Train an embedded small model by reward and show it before and after."""
-    from mmrl import config_io, families
-    from mmrl.cli.tables import show_summary
+    from mmrl import families
+    from mmrl.report import write_report
+    from mmrl.training.run import train
+    from mmrl.training.summaries import write_joined
 
-    families.family(family)
+    module = families.config_module(family)
     folder = out or free_folder(Path("runs"), f"quickstart-{family}{f'-{control}' if control else ''}-seed{seed}")
+    #: A family with several models shows one after the other, each in a folder of its own below.
+    parts: dict[str, str] = getattr(module, "QUICKSTART", {"": f"quickstart/{family}"})
+    runs = {}
+    for name, path in parts.items():
+        config = _configured(family, path, control, seed, steps)
+        config.out = str(folder / name)
+        if name:
+            typer.echo(f"{name}: {config.recipe}")
+        runs[name] = train(config)
+        _show(runs[name])
+    page = folder / "report.html"
+    if list(parts) != [""]:
+        write_joined(folder, runs, families.entry(family).joined)
+        write_report(list(runs.values()), page)
+        typer.echo(f"run folder: {folder}\nreport: {page} (open it in a browser)")
+
+
+def _configured(family: str, path: str, control: Control | None, seed: int, steps: int | None) -> Config:
+    from mmrl import config_io, families
+
     overrides = [f"seed={seed}"]
     if steps is not None:
         overrides.append(f"train.steps={steps}")
@@ -37,16 +63,17 @@ def quickstart(
         overrides.append("train.control=shuffled")
     if control is Control.supervised:
         # as many seconds a step as with rewards
-        rewarded, module = config_io.resolve(f"quickstart/{family}").train, families.config_module(family)
+        rewarded, module = config_io.resolve(path).train, families.config_module(family)
         prompts = max(1, round(rewarded.prompts * rewarded.group / module.SAMPLES_A_DEMONSTRATION))
         overrides += ["recipe=sft", "recipe_options={}", "train.group=1", f"train.prompts={prompts}"]
         overrides += getattr(module, "QUICKSTART_DEMONSTRATIONS", [])
-    config = config_io.resolve(f"quickstart/{family}", overrides)
-    config.out = str(folder)
-    from mmrl.report import write_report
-    from mmrl.training.run import train
+    return config_io.resolve(path, overrides)
 
-    run = train(config)
+
+def _show(run: Path) -> None:
+    from mmrl.cli.tables import show_summary
+    from mmrl.report import write_report
+
     page = run / "report.html"
     write_report([run], page)
     show_summary(run)

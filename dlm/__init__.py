@@ -1,0 +1,1 @@
+"""Masked diffusion language models: adapters, samplers, likelihood estimators, tasks, the policy."""

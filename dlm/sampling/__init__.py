@@ -1,0 +1,1 @@
+"""Decoding by unmasking: orders, rules of how many, blocks, caches."""
