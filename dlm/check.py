@@ -14,8 +14,6 @@ def check(config: Config) -> None:
     own = config.sampling if isinstance(config.sampling, Sampling) else Sampling.model_validate(config.sampling or {})
     estimator = registry.make(own.likelihood.name, own.likelihood.options)
     imitates = config_io.recipe_of(config).experience == "records"
-    if own.cache in ("prefix", "dual") and own.guidance > 0:
-        raise UserError("sampling.guidance: not available with a prefix or dual cache; set sampling.cache to off")
     if own.cache in ("prefix", "dual") and estimator.needs_steps and not imitates:
         raise UserError(
             f"sampling.cache: {own.cache} is approximate, so the likelihood of a trajectory (likelihood "

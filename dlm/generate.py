@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,6 @@ from mmrl.errors import UserError
 
 if TYPE_CHECKING:
     from dlm.policy import ElboPolicy
-    from dlm.sampling.batch import OnStep
-    from dlm.sampling.sampler import Job, Sampled, Sampler, Stats
 
 #: Frames of a trajectory that are printed where there is no terminal.
 FRAMES = 6
@@ -103,7 +100,8 @@ def answer(policy: ElboPolicy, prompt: str, *, n: int, seed: int) -> list[dict[s
     if console.is_terminal:
         from dlm.live import Board
 
-        with Board(policy.tokenizer, policy.traits.mask_id, n, console) as board, watched(policy, board):
+        with Board(policy.tokenizer, policy.traits.mask_id, n, console) as board:
+            policy.on_step = board
             rollouts = rollout()
     else:
         rollouts = rollout()
@@ -144,31 +142,6 @@ def _print(policy: ElboPolicy, row: Any, one: dict[str, Any], console: Any, i: i
     typer.echo(printable(one["output"]))
     cut = "" if one["finished"] else ", no end token"
     console.print(Text(f"{one['tokens']} tokens, {counts(one['forwards'], one['tokens'])}{cut}", style="dim"))
-
-
-class _Watched:
-    """A sampler whose steps are told."""
-
-    def __init__(self, sampler: Sampler, on_step: OnStep) -> None:
-        self.sampler, self.on_step = sampler, on_step
-
-    def __call__(self, jobs: Sequence[Job]) -> list[Sampled]:
-        return self.sampler(jobs, on_step=self.on_step)
-
-    @property
-    def stats(self) -> Stats:
-        return self.sampler.stats
-
-
-@contextmanager
-def watched(policy: ElboPolicy, on_step: OnStep) -> Iterator[None]:
-    """Inside, rollouts of the policy call `on_step` after every step of each row."""
-    make = policy.sampler
-    policy.sampler = lambda: _Watched(make(), on_step)  # type: ignore[method-assign,assignment,return-value]
-    try:
-        yield
-    finally:
-        del policy.sampler
 
 
 def write(answers: list[dict[str, Any]], out: Path, told: dict[str, Any]) -> list[Path]:

@@ -86,13 +86,9 @@ def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) ->
     lora = model.adapter.kind == "lora"
     width = 2.0 if model.autocast != "off" and config.device != "cpu" else 4.0
     trainable = shape.adapter(model.adapter.rank, model.adapter.targets) if lora else shape.parameters
-    rows, prompt, canvas = (
-        rows_per_rank(config, recipe, ranks),
-        config.inputs.max_prompt_tokens,
-        sampling.max_new_tokens,
-    )
-    row = prompt + canvas * (2 if shape.attention == "block" else 1)
+    rows, row = rows_per_rank(config, recipe, ranks), row_columns(config, shape)
     columns = max(row, min(model.piece_tokens, rows * row))
+    seen = columns if model.packing else row  # packed rows are one sequence, whose mask is as wide
     together = sampling.batch_rows if config.data.eval is not None else min(sampling.batch_rows, rows)
     return Estimate(
         parameters=shape.parameters,
@@ -107,7 +103,7 @@ def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) ->
         average=average_bytes(config, trainable),
         casts=0.0 if lora or width == 4 else 2.0 * shape.layers * shape.matrices,
         activations=kept(
-            shape, columns, row, KEPT[lora, width == 2], width=width, checkpointing=model.gradient_checkpointing
+            shape, columns, seen, KEPT[lora, width == 2], width=width, checkpointing=model.gradient_checkpointing
         ),
         head=4.0 * 2 * min(model.head_chunk, columns) * shape.vocab,  # logits and their gradient, float32
         cache=_cache(config, shape, together) * width,
@@ -115,11 +111,19 @@ def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) ->
     )
 
 
-def kept(shape: Shape, columns: int, row: int, costs: Kept, *, width: float, checkpointing: bool) -> float:
-    """Bytes kept for the backward pass of a piece whose rows have `row` columns, the attention bias that each block
-    makes of the mask among them. With checkpointing the input of each block and one block's."""
+def row_columns(config: Config, shape: Shape | None) -> int:
+    """Columns of a row at its longest under one view of the update, as `dlm.forward.columns` counts them."""
+    prompt, canvas = config.inputs.max_prompt_tokens, config.sampling.max_new_tokens
+    if shape is None or shape.attention == "full":
+        return prompt + canvas
+    return int(prompt + 2 * (canvas + (shape.block or 0)))
+
+
+def kept(shape: Shape, columns: int, seen: int, costs: Kept, *, width: float, checkpointing: bool) -> float:
+    """Bytes kept for the backward pass of a piece whose columns see up to `seen` others, the attention bias that each
+    block makes of the mask among them. With checkpointing the input of each block and one block's."""
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    block = costs.hidden * shape.hidden + costs.inner * shape.intermediate + costs.queries * q + width * row
+    block = costs.hidden * shape.hidden + costs.inner * shape.intermediate + costs.queries * q + width * seen
     block += costs.normed * (q + kv) if shape.qk_norm else 0.0
     return columns * (shape.layers * width * shape.hidden + block if checkpointing else shape.layers * block)
 
@@ -148,17 +152,13 @@ def _decoding(config: Config, shape: Shape, rows: int, width: float) -> float:
 def piece_lines(config: Config, *, rows: int) -> list[str]:
     """How the rows of an optimiser step are cut, for the group arithmetic of a dry run."""
     shape = shape_of(config.model.path, config.model.base, block=config.model.block)
-    prompt, canvas, budget = config.inputs.max_prompt_tokens, config.sampling.max_new_tokens, config.model.piece_tokens
-    pairs = shape is not None and shape.attention == "block"
-    row = prompt + canvas * (2 if pairs else 1)
+    budget, row = config.model.piece_tokens, row_columns(config, shape)
     fits = max(1, budget // row)
-    longest = f"a prompt of {prompt} tokens and {canvas} positions" + (
-        ", shown twice: [clean | noisy]" if pairs else ""
-    )
+    pairs = ", [clean | noisy]" if shape is not None and shape.attention == "block" else ""
     return [
-        f"gradients accumulate over pieces of at most {budget} columns: {fits} rows at their longest ({longest}), "
-        f"{-(-rows // fits)} pieces for each forward of the likelihood ({config.sampling.likelihood.name}), an optimiser "
-        "step and rank"
+        f"gradients accumulate over pieces of at most {budget} columns: {fits} rows at their longest, of {row} columns "
+        f"each{pairs}; {-(-rows // fits)} pieces an optimiser step and rank for each forward that the likelihood "
+        f"({config.sampling.likelihood.name}) takes of a row"
     ]
 
 

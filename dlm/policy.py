@@ -9,6 +9,7 @@ the one-step estimate of diffu-GRPO, imitation).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -29,6 +30,7 @@ from dlm.models.layers import Transformer
 from dlm.models.loading import save_model
 from dlm.pieces import Chunk, Planner
 from dlm.rows import Row
+from dlm.sampling.batch import OnStep
 from dlm.sampling.sampler import Job, Sampled, Sampler, Settings
 from dlm.show import trajectory_lines
 from mmrl.core.head import Choice, Head, score
@@ -40,6 +42,8 @@ from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope, Unit
 from mmrl.training.reference import Reference
 from mmrl.training.rollouts import Request, Rollouts
 
+#: Written beside an adapter: what it is one of.
+NOTE = "mmrl.json"
 #: How much larger a piece without gradient may be.
 WITHOUT_GRAPH = 4
 #: What a request may change of the sampling section.
@@ -81,6 +85,7 @@ class ElboPolicy(Policy):
         level = {"level": "block"} if self.grid else {}
         self.imitation: Estimator = registry.make("elbo", own.options if own.name == "elbo" else level)
         self.noise_per_update = self.estimator.random
+        self.on_step: OnStep | None = None  # told of every step of the decoding (`mmrl generate` shows it)
         self._reference = Reference(model, without_adapter=(lambda: lora.reference(model)) if adapter_at_zero else None)
 
     @property
@@ -109,7 +114,7 @@ class ElboPolicy(Policy):
                 jobs.append(Job(prompt, limit, settings, streams.generator(request.record.id, sample)))
         sampler = self.sampler()
         with torch.no_grad(), self._autocast():
-            found = sampler(jobs)
+            found = sampler(jobs, on_step=self.on_step)
         samples = [(r.record.id, r.first_sample + j) for r in requests for j in range(r.n)]
         rows = [
             _row(job, one, seed=streams.generator(*sample, use="likelihood").initial_seed())
@@ -261,11 +266,12 @@ class ElboPolicy(Policy):
         return Choice(ids, temperature, torch.cat(kept).to(device), torch.cat(counts).to(device))
 
     def head(self, *, as_sampled: bool) -> Head:
-        """The output layer in this pass's precision; `as_sampled`: without the mask token, which is never drawn."""
+        """The output layer in this pass's precision; `as_sampled`: without the tokens that are never drawn."""
         layer = self.lm.head
         forbidden = torch.zeros(layer.weight.shape[0], device=layer.weight.device)
         if as_sampled:
-            forbidden[self.traits.mask_id] = float("-inf")
+            never = [self.traits.mask_id, *(self.ends if self.sampling.eos == "never" else ())]
+            forbidden[never] = float("-inf")
         dtype = torch.bfloat16 if self._half else layer.weight.dtype
         bias = getattr(layer, "bias", None)
         return Head(layer.weight, bias, forbidden.to(torch.promote_types(dtype, torch.float32)), dtype)
@@ -310,6 +316,7 @@ class ElboPolicy(Policy):
         if self.options.adapter.kind == "lora":
             lora.save(self.model, path)
             self.tokenizer.save_pretrained(path)
+            (path / NOTE).write_text(json.dumps({"family": "dlm"}) + "\n", encoding="utf-8")
         else:
             save_model(self.lm, self.tokenizer, path)
 

@@ -6,9 +6,9 @@ models (`mmrl.families`). Reading, merging and error messages are in `mmrl.confi
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 ZeroVariance = Literal["keep", "mask", "drop", "resample"]
@@ -16,6 +16,16 @@ ZeroVariance = Literal["keep", "mask", "drop", "resample"]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words(cls, data: Any) -> Any:
+        """YAML reads a bare `off` or `on` as a truth value; where a setting has these words, they are meant."""
+        if not isinstance(data, dict):
+            return data
+        words = {False: "off", True: "on"}
+        chosen = {name: get_args(field.annotation) for name, field in cls.model_fields.items()}
+        return {k: words[v] if isinstance(v, bool) and words[v] in chosen.get(k, ()) else v for k, v in data.items()}
 
 
 class RewardSpec(Section):

@@ -23,7 +23,8 @@ class Family:
     entry.generate(checkpoint, *, <options of the command that the family takes>) -> list[Path]     optional
     entry.check(config)                         optional; what no single key shows, before weights load
     config.memory_lines(config, recipe, *, ranks) -> list[str]    optional; the memory estimate of a dry run, no torch
-    config.QUICKSTART                           optional; part -> configuration, where the quickstart is several runs, and
+    config.piece_lines(config, *, rows) -> list[str]    optional; how a dry run tells the pieces of an update
+    config.QUICKSTART                           optional; part -> configuration of a quickstart of several runs, and
     entry.joined(summaries by part) -> {"before", "after", "chance"}    what their common summary.json says
     config.REQUIRE, config.DEMONSTRATION        optional; what a record must have to be rewarded, to be imitated
     entry.POLICY                                the policy class: unit, channels and provides are read before loading

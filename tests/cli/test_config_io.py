@@ -178,3 +178,22 @@ def test_names_of_embedded_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert not config_io.is_embedded(name), name
     (tmp_path / "my:records").mkdir()  # a data set on disk
     assert not config_io.is_embedded("my:records")
+
+
+@pytest.mark.parametrize(("word", "found"), [("off", "off"), ('"off"', "off"), ("auto", "auto")])
+def test_a_bare_off_is_the_word(tmp_path: Path, word: str, found: str) -> None:
+    """YAML reads it as a truth value; settings that know the word mean the word."""
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        f"family: vlm\nrecipe: grpo\nmodel: {{path: embedded:vlm, autocast: {word}}}\ndata: {{train: digits:train}}\n"
+    )
+    assert config_io.resolve(file).model.autocast == found
+
+
+def test_a_truth_value_stays_one_where_no_such_word_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "family: vlm\nrecipe: grpo\nmodel: {path: embedded:vlm, attention: off}\ndata: {train: digits:train}\n"
+    )
+    with pytest.raises(UserError, match="model.attention"):
+        config_io.resolve(file)

@@ -130,6 +130,7 @@ def test_forwards_of_the_rules(toy: SimpleNamespace, model: Transformer) -> None
     assert forwards(rule="factor", factor=1e-9) == 16
     assert forwards(rule="factor", factor=1e9) == 4
     assert forwards(rule="threshold", threshold=0.0, temperature=1.5, top_k=2) == 4
+    assert forwards(prompt=9, steps=16) == forwards(prompt=10, steps=99) == 16  # a tail costs no step
     tail = 5 if model.traits.block else 4  # 8 + 1: a tail of one token moves the grid
     assert forwards(prompt=9, rule="threshold", threshold=0.0) == tail
 
@@ -144,6 +145,19 @@ def test_neighbours_and_order_change_nothing(toy: SimpleNamespace, model: Transf
     backwards = toy.sampler(model)(toy.mixed(settings)[::-1])[::-1]
     for a, b in zip(together, backwards, strict=True):
         toy.same(a, b)
+
+
+def test_guidance_compares_with_the_same_canvas_without_its_prompt(toy: SimpleNamespace, model: Transformer) -> None:
+    job = toy.job(Settings(guidance=0.8, temperature=0.7, steps=4, stop_early=False), prompt=6, limit=8)
+    (row,) = toy.sampler(model)([job])
+    for step in range(row.forwards):
+        canvas = row.ids.masked_fill(row.steps >= step, toy.mask)
+        given = logits_of(model, torch.cat([job.prompt_ids, canvas]))
+        without = logits_of(model, torch.cat([torch.full((6,), toy.mask), canvas]))
+        logits = (without + 1.8 * (given - without))[6:] / 0.7
+        logits[:, [toy.mask, toy.pad]] = -torch.inf
+        for i in (row.steps == step).nonzero()[:, 0].tolist():
+            assert float(torch.log_softmax(logits[i], -1)[row.ids[i]]) == pytest.approx(float(row.logp[i]), abs=1e-9)
 
 
 def test_a_block_of_none_is_the_whole_completion_of_each_row(toy: SimpleNamespace) -> None:
@@ -186,8 +200,8 @@ def test_a_seed_repeats_and_another_does_not(toy: SimpleNamespace, model: Transf
 
 
 def test_a_prompt_may_contain_the_mask_token_and_an_end_token(toy: SimpleNamespace, model: Transformer) -> None:
-    prompt = [3, toy.mask, 5, toy.eos, toy.mask]
-    jobs = [toy.job(Settings(temperature=0.0, steps=6), prompt=prompt, limit=6) for _ in range(2)]
+    prompt = [3, toy.eos, 5, 2, toy.mask, toy.eos]  # both in the tail that shares the first block, too
+    jobs = [toy.job(Settings(temperature=0.0, steps=6, eos="never"), prompt=prompt, limit=6) for _ in range(2)]
     kept = jobs[0].prompt_ids.clone()
     a, b = toy.sampler(model)(jobs)
     assert len(a.ids) == 6 and toy.mask not in a.ids.tolist()
@@ -195,7 +209,7 @@ def test_a_prompt_may_contain_the_mask_token_and_an_end_token(toy: SimpleNamespa
     x = torch.cat([kept, a.ids.masked_fill(a.steps >= 2, toy.mask)])
     at = int((a.steps == 2).nonzero()[0])
     logits = logits_of(model, x)[len(prompt) + at]
-    logits[[toy.mask, toy.pad]] = -torch.inf
+    logits[[toy.mask, toy.pad, toy.eos]] = -torch.inf
     assert int(logits.argmax()) == int(a.ids[at])
 
 
