@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from dlm import live
-from dlm.generate import generate, overridden, settings, watched
+from dlm.generate import generate, overridden, settings
 from mmrl.cli.checkpoints import family_of
 from mmrl.cli.generate import check_options
 from mmrl.cli.main import run
@@ -90,8 +90,9 @@ def test_every_step_of_every_row_is_told_and_only_inside(tiny: dict[str, Path]) 
     policy = load_policy(tiny_config(tiny["llada"]))
     told: list[tuple[int, int]] = []
     request = [Request(Record("r", "text", "1+1="), 2)]
-    with watched(policy, lambda row, ids_l, step: told.append((row, step))):
-        inside = policy.rollout(request, Streams(0, 0, "generate"))
+    policy.on_step = lambda row, ids_l, step: told.append((row, step))
+    inside = policy.rollout(request, Streams(0, 0, "generate"))
+    policy.on_step = None
     assert sorted(told) == [(row, step) for row in (0, 1) for step in range(4)]
     assert inside.stats["denoising"] == 4
     outside = policy.rollout(request, Streams(0, 0, "generate"))
