@@ -167,12 +167,15 @@ def compare(rows: int, steps: int, quick: bool) -> dict[str, Any]:
 def agreement(rows: int, steps: int, quick: bool) -> dict[str, Any]:
     """Share of greedy tokens that approximate caches leave as they are, and how many different tokens there are.
 
+    alone      share of predictions for masked positions of the block, every step at the exact decoder's canvas.
     forwards   of each decoder: denoising and total.
     """
     decoder = sampler(model("full", quick=quick))
-    exact = _ids(ours(decoder, rows, steps=steps, temperature=0.0))
+    found = ours(decoder, rows, steps=steps, temperature=0.0)
+    exact = _ids(found)
     forwards = {"plain": {"denoising": steps, "total": steps}, "full off": _forwards(decoder)}
     told: dict[str, Any] = {"distinct": len(exact.unique()), "forwards": forwards}
+    told["alone"] = _alone(decoder.model, found)  # type: ignore[arg-type]
     for cache in ("prefix", "dual"):
         for refresh in (0, 4, 2):
             found = _ids(ours(decoder, rows, steps=steps, temperature=0.0, cache=cache, refresh=refresh))
@@ -183,6 +186,35 @@ def agreement(rows: int, steps: int, quick: bool) -> dict[str, Any]:
         ours(decoder, rows, steps=steps, temperature=0.0, cache=cache)
         forwards[f"block {cache}"] = _forwards(decoder)
     return told
+
+
+def _alone(made: Transformer, exact: list[Sampled]) -> dict[str, float]:
+    import torch
+
+    from dlm.canvas import layout
+    from dlm.sampling.full import FullReader
+
+    canvas = layout(list(prompts(len(exact))), [LIMIT] * len(exact), made.traits, block=BLOCK)
+    ids, steps = (torch.stack([getattr(row, name) for row in exact]) for name in ("ids", "steps"))
+    kinds = [("off", 0)] + [(cache, refresh) for cache in ("prefix", "dual") for refresh in (0, 4, 2)]
+    readers = [FullReader(made, canvas, cache=cache, refresh=refresh) for cache, refresh in kinds]
+    same, seen = torch.zeros(len(kinds)), 0
+    rows = torch.arange(len(exact))
+    with torch.no_grad():
+        for block in range(canvas.blocks):
+            for reader in readers:
+                reader.enter(block, rows)
+            at = slice(block * BLOCK, (block + 1) * BLOCK)
+            for step in steps[:, at].unique().tolist():  # every row has the same schedule
+                canvas.ids_nl[:, canvas.prefix :] = ids.masked_fill(steps >= step, MASK)
+                open_nb = steps[:, at] >= step
+                logits = [made.head(reader.hidden(block, rows)[open_nb]) for reader in readers]
+                for one in logits:
+                    one[:, [MASK, PAD]] = -torch.inf
+                best = torch.stack([one.argmax(-1) for one in logits])
+                same += (best == best[0]).sum(-1)
+                seen += best.shape[1]
+    return {f"{cache} {refresh}": float(n) / seen for (cache, refresh), n in zip(kinds, same.tolist())}
 
 
 def _forwards(decoder: Sampler) -> dict[str, int]:

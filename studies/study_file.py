@@ -28,6 +28,7 @@ class Arm(Section):
     overrides: list[str] = Field(default_factory=list, description="key=value, as for mmrl train")
     budget: str | None = Field(None, description="arm whose training seconds this one gets")
     most_gain: float | None = Field(None, description="the mean gain of the first metric may not be larger")
+    least_gain: dict[str, float] = Field(default_factory=dict, description="metric: its mean gain may not be smaller")
 
 
 class Study(Section):
@@ -51,6 +52,9 @@ class Study(Section):
     @model_validator(mode="after")
     def _budgets(self) -> Study:
         for name, arm in self.arms.items():
+            for metric in arm.least_gain:
+                if metric not in self.metrics:
+                    raise ValueError(f"arms.{name}.least_gain: {metric!r} is not one of the study's metrics")
             if arm.budget is None:
                 continue
             if arm.budget not in self.arms:

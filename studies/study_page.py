@@ -57,10 +57,10 @@ def _metric(results: Results, metric: str, main: str) -> str:
 def _bound(results: Results, bound: dict[str, Any]) -> str:
     label = results["arms"][bound["arm"]]["label"]
     verdict = "the bound holds" if bound["holds"] else "**the bound is broken**"
-    return (
-        f"Bound: the mean gain of {results['metrics'][0]} of *{label}* may be at most {bound['most_gain']:+.2f}; "
-        f"it is {bound['mean_gain']:+.3f}, {verdict}."
-    )
+    metric = bound.get("metric", results["metrics"][0])
+    asked = f"at least {bound['least_gain']:+.2f}" if "least_gain" in bound else f"at most {bound['most_gain']:+.2f}"
+    verb = "is to be" if "least_gain" in bound else "may be"
+    return f"Bound: the mean gain of {metric} of *{label}* {verb} {asked}; it is {bound['mean_gain']:+.3f}, {verdict}."
 
 
 def _cost(results: Results) -> str:

@@ -107,10 +107,14 @@ def _share(row: dict[str, Any]) -> float:
 
 
 def _bounds(study: Study, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Arms whose mean gain of the first metric may not pass a bound, and whether it holds."""
+    """Arms whose mean gain may not pass a bound, and whether it holds: of the first metric upwards, of any downwards."""
     out = []
     for name, arm in study.arms.items():
         if arm.most_gain is not None:
             mean = spread(_gains(runs[name], study.metrics[0]))["mean"]
             out.append({"arm": name, "most_gain": arm.most_gain, "mean_gain": mean, "holds": mean <= arm.most_gain})
+        for metric, least in arm.least_gain.items():
+            mean = spread(_gains(runs[name], metric))["mean"]
+            told = {"arm": name, "metric": metric, "least_gain": least, "mean_gain": mean, "holds": mean >= least}
+            out.append(told)
     return out

@@ -226,6 +226,24 @@ def test_a_budget_must_name_an_arm_with_steps(tmp_path: Path) -> None:
         study_file.read(str(tmp_path / "s.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("least", "holds", "words"), [(0.1, True, "the bound holds"), (0.2, False, "**the bound is broken**")]
+)
+def test_a_gain_that_must_not_be_smaller(tmp_path: Path, least: float, holds: bool, words: str) -> None:
+    arms = {k: dict(STUDY["arms"][k]) for k in ("reward", "shuffled")}
+    arms["reward"]["least_gain"] = {"score": least}
+    made = study(arms=arms)
+    jobs(tmp_path, [], made=made).run()
+    found = collect(made, tmp_path, [0, 1], command="x")
+    told = {"arm": "reward", "metric": "score", "least_gain": least, "mean_gain": 0.15625, "holds": holds}
+    assert found["bounds"][0] == told and found["bounds"][1]["arm"] == "shuffled"
+    text = study_page.block(found, figure=None)
+    assert f"mean gain of score of *by reward* is to be at least {least:+.2f}; it is +0.156, {words}" in text
+    with pytest.raises(ValueError, match="least_gain: 'scor' is not one of the study's metrics"):
+        arms["reward"]["least_gain"] = {"scor": 0.1}
+        study(arms=arms)
+
+
 @pytest.mark.parametrize("name", sorted(p.stem for p in study_file.HERE.glob("*.yaml")))
 def test_every_study_is_runnable(name: str) -> None:
     """Every arm resolves; those that end by seconds have a learning rate that does not depend on the steps; and the
