@@ -28,6 +28,8 @@ def require_checkpoint(path: Path) -> Path:
         return path
     if any((path / "checkpoints").glob("step-*")) or any(path.glob("*.safetensors")):
         return path
+    if runs := sorted(p.parent for p in path.glob("*/config.yaml")):
+        raise UserError(f"{path}: holds several runs; name one of them: {', '.join(map(str, runs))}")
     if any(p.suffix in PICKLES for p in path.iterdir()):
         raise UserError(f"{path}: holds pickle weights only; they are refused, convert them to safetensors")
     raise UserError(f"{path}: no checkpoint in it (no config.yaml, config.json or checkpoints/step-*)")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.errors import UserError
+from mmrl.report.frontier import HALVES, curve
 
 
 def read_summary(run: Path) -> dict[str, Any]:
@@ -26,9 +27,10 @@ def number(value: Any, digits: int = 3) -> str:
 def metric_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
     """(metric, chance, before, after, change) for every metric that was measured before and after."""
     before, after, chance = (summary.get(key) or {} for key in ("before", "after", "chance"))
+    drawn = {f"{half}@{point.threshold}" for point in curve(after) for half in HALVES}  # a table of their own
     rows = []
     for name, value in before.items():
-        if not isinstance(value, int | float) or not isinstance(after.get(name), int | float):
+        if not isinstance(value, int | float) or not isinstance(after.get(name), int | float) or name in drawn:
             continue
         change = f"{after[name] - value:+.3f}"
         rows.append((name, number(chance.get(name)), number(value), number(after[name]), change))
@@ -52,5 +54,30 @@ def show_summary(run: Path) -> None:
     for name in ("chance", "before", "after", "change"):
         table.add_column(name, justify="right")
     for row in metric_rows(summary):
+        table.add_row(*row)
+    Console().print(table)
+    if rows := curve_rows(summary):
+        _show_curve(rows)
+
+
+def curve_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """(threshold, tokens per forward before and after, accuracy before and after) where a curve was measured."""
+    sides = [{p.threshold: p for p in curve(summary.get(side) or {})} for side in ("before", "after")]
+    return [
+        (x, number(sides[0][x].tpf, 2), number(sides[1][x].tpf, 2), number(sides[0][x].accuracy), number(last.accuracy))
+        for x, last in sides[1].items()
+        if x in sides[0]
+    ]
+
+
+def _show_curve(rows: list[tuple[str, str, str, str, str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="accuracy against speed, by confidence threshold", box=box.SIMPLE_HEAD)
+    for name in ("threshold", "tpf before", "after", "accuracy before", "after"):
+        table.add_column(name, justify="right")
+    for row in rows:
         table.add_row(*row)
     Console().print(table)

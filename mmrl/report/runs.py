@@ -49,12 +49,23 @@ class Run:
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Raises UserError when a folder holds no run."""
-    runs = [read_run(Path(path), number) for number, path in enumerate(paths)]
+    folders = [folder for path in paths for folder in parts_of(Path(path))]
+    runs = [read_run(folder, number) for number, folder in enumerate(folders)]
     names = [run.label for run in runs]
     for run in runs:  # folders of the same name are told apart by their parent
         if names.count(run.label) > 1:
             run.label = "/".join(run.path.resolve().parts[-2:])
     return runs
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The runs in a folder that holds several of one quickstart, as its summary.json names them; else the folder."""
+    if not (path / "summary.json").is_file() or (path / "metrics.jsonl").is_file():
+        return [path]
+    parts = read_summary(path / "summary.json").get("parts")
+    if not isinstance(parts, list) or not all(isinstance(name, str) for name in parts):
+        return [path]
+    return [path / name for name in parts if (path / name).is_dir()] or [path]
 
 
 def read_run(path: Path, number: int) -> Run:
