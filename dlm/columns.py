@@ -20,6 +20,10 @@ class Columns:
     positions_nl: Tensor
     noisy_nl: Tensor
 
+    def of(self, rows: Tensor) -> Columns:
+        """Some of the rows: indices int64."""
+        return Columns(*(x[rows] for x in vars(self).values()))
+
     def beside(self, other: Columns) -> Columns:
         """Both, one after the other."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)

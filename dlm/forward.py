@@ -16,6 +16,7 @@ from dlm.canvas import Canvas, layout
 from dlm.columns import Columns, packed_hidden, padded_hidden
 from dlm.models.base import MaskedLM
 from dlm.rows import Row
+from dlm.shared import shared_hidden
 
 
 def columns(rows: Sequence[Row], block: int | None) -> int:
@@ -71,9 +72,35 @@ def _run(
     if grid is not None:
         f, width = canvas.prefix, seen.shape[1]
         first = Columns(clean, canvas.valid_nl, canvas.positions_nl, ~noisy)
-        shown = first.beside(Columns(seen[:, f:], canvas.valid_nl[:, f:], canvas.positions_nl[:, f:], noisy[:, f:]))
+        copy = Columns(seen[:, f:], canvas.valid_nl[:, f:], canvas.positions_nl[:, f:], noisy[:, f:])
+        one_of, row_m = _different(rows)
+        if len(one_of) < len(rows) and prompt_masked_np is None and not packed and not recomputes(model):
+            hidden = shared_hidden(model, first.of(one_of), copy, row_m, grid)
+            return _gathered(hidden, at_nl - f, inside_nl)
+        shown = first.beside(copy)
         at_nl = at_nl + width - f  # of the noisy copy
     hidden = (packed_hidden if packed else padded_hidden)(model, shown, grid)
+    return _gathered(hidden, at_nl, inside_nl)
+
+
+def recomputes(model: MaskedLM) -> bool:
+    """Gradient checkpointing is on, which keeps no keys and values."""
+    return bool(getattr(model, "checkpointing", False))
+
+
+def _different(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """(index of the first of each different row, which of these every row is)."""
+    number: dict[int, int] = {}
+    first: list[int] = []
+    for i, row in enumerate(rows):
+        if id(row) not in number:
+            number[id(row)] = len(first)
+            first.append(i)
+    return torch.tensor(first), torch.tensor([number[id(row)] for row in rows])
+
+
+def _gathered(hidden: Tensor, at_nl: Tensor, inside_nl: Tensor) -> Tensor:
+    """The states of the completions' columns, zeros beyond a row."""
     # rows beyond their end read a harmless column
     at_nl = torch.where(inside_nl, at_nl, 0).to(hidden.device)
     found = hidden.gather(1, at_nl[:, :, None].expand(-1, -1, hidden.shape[-1]))

@@ -35,6 +35,7 @@ VARIANTS = [
     "countdown:{}?numbers=4",
     "sudoku4:{}?holes=12",
     "sudoku4:{}?holes=5",
+    "sudoku4_open:{}?holes=12",
 ]
 
 
@@ -157,6 +158,23 @@ def test_there_are_288_grids_and_puzzles_have_one_solution():
             assert record.answer["puzzle"].count("0") == holes
             assert sudoku4.solutions(record.answer["puzzle"]) == [record.answer["solution"]]
     assert len(sudoku4.solutions("0" * 16)) == 288 and sudoku4.solutions("11" + "0" * 14) == []
+
+
+def test_an_open_puzzle_takes_any_of_its_solutions():
+    records = sudoku4.make_open("train", n=60, holes=12)
+    counts = [len(sudoku4.solutions(r.answer["puzzle"])) for r in records]
+    assert min(counts) == 1 < max(counts)
+    for record in records:
+        right = set(sudoku4.solutions(record.answer["puzzle"]))
+        assert record.response in right
+        assert {g for g in sudoku4.grids() if is_correct(g, record)} == right
+    assert {r.prompt for r in records}.isdisjoint(r.prompt for r in sudoku4.make_open("eval", n=60, holes=12))
+
+
+def test_chance_of_open_puzzles_is_the_best_grid():
+    records = sudoku4.make_open("eval", n=40, holes=13)
+    best = max(sum(is_correct(grid, r) for r in records) for grid in sudoku4.grids())
+    assert chance(records) == {"accuracy": best / 40}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
