@@ -85,6 +85,7 @@ class Sampling(Section):
     truncation_penalty: float = Field(-1.0, le=0, description="added to the reward when truncated: penalise")
     batch_rows: int = Field(256, ge=1, description="rows decoded together")
     eval_temperature: float = Field(0.0, ge=0, description="of held-out evaluation")
+    eval_threshold: float | None = Field(None, ge=0, description="of held-out evaluation; default: threshold")
 
 
 class Inputs(Section):

@@ -141,6 +141,9 @@ class ElboPolicy(Policy):
                 raise UserError(f"sampling override: unknown option {name!r}{nearest(name, OVERRIDES)}")
         own = Sampling.model_validate(self.sampling.model_dump() | overrides)
         temperature = own.eval_temperature if greedy else own.temperature
+        threshold = own.threshold
+        if greedy and own.eval_threshold is not None and "threshold" not in overrides:
+            threshold = own.eval_threshold
         return (
             Settings(
                 temperature=temperature,
@@ -149,7 +152,7 @@ class ElboPolicy(Policy):
                 order=own.order,
                 rule=own.rule,
                 steps=own.steps,
-                threshold=own.threshold,
+                threshold=threshold,
                 factor=own.factor,
                 cache=own.cache,
                 refresh=own.refresh,

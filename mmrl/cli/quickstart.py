@@ -71,12 +71,13 @@ def _configured(family: str, path: str, control: Control | None, seed: int, step
 
 
 def _show(run: Path) -> None:
-    from mmrl.cli.tables import show_summary
+    from mmrl.cli.tables import show_summary, show_trajectory
     from mmrl.report import write_report
 
     page = run / "report.html"
     write_report([run], page)
     show_summary(run)
+    show_trajectory(run)
     typer.echo(f"run folder: {run}\nreport: {page} (open it in a browser)")
 
 

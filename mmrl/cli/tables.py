@@ -81,3 +81,23 @@ def _show_curve(rows: list[tuple[str, str, str, str, str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def show_trajectory(run: Path) -> None:
+    """Print how the first sample of the last look was decoded, where its family tells (`trajectory`)."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from mmrl import json_io
+
+    files = sorted((run / "samples").glob("step-*.jsonl"))
+    rows = json_io.read_lines(files[-1], remedy="delete it") if files else []
+    row = rows[0] if rows else {}
+    lines = row.get("trajectory")
+    if not isinstance(lines, list):
+        return
+    console = Console(highlight=False)
+    console.print(Text(f"how an answer was unmasked: {row.get('prompt')}", style="bold"))
+    for line in lines:
+        console.print(Text(str(line)))
+    console.print()

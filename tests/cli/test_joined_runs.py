@@ -66,3 +66,19 @@ def test_thresholds_have_a_table_of_their_own(folder: Path) -> None:
         ("0.5", "4.00", "6.00", "0.300", "0.450"),
         ("0.9", "2.00", "3.00", "0.600", "0.900"),
     ]
+
+
+def test_the_quickstart_prints_how_an_answer_was_unmasked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mmrl.cli.tables import show_trajectory
+
+    show_trajectory(folder / "gdpo")
+    assert capsys.readouterr().out == ""
+    (folder / "gdpo" / "samples").mkdir()
+    row = {"id": "a", "prompt": "sort 21>", "trajectory": ["0/2  ··", "2/2  12 [red]"]}
+    (folder / "gdpo" / "samples" / "step-000007.jsonl").write_text(json.dumps(row) + "\n")
+    show_trajectory(folder / "gdpo")
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "how an answer was unmasked: sort 21>",
+        "0/2  ··",
+        "2/2  12 [red]",
+    ]

@@ -214,3 +214,12 @@ def test_settings_that_cannot_work_together_are_refused_before_weights_load(tmp_
         made = config(tmp_path / "run", Path("somewhere"), model={"path": "nobody/nothing"}, **change)
         with pytest.raises(UserError, match=message):
             check(made)
+
+
+def test_held_out_records_may_be_decoded_at_another_threshold(folders: dict[str, Path]) -> None:
+    from tiny_policy import policy
+
+    one = policy(folders["sdar"], rule="threshold", threshold=0.6, eval_threshold=0.9)
+    assert one.settings({}, greedy=True)[0].threshold == 0.9 and one.settings({}, greedy=False)[0].threshold == 0.6
+    assert one.settings({"threshold": 0.7}, greedy=True)[0].threshold == 0.7
+    assert policy(folders["sdar"], threshold=0.6).settings({}, greedy=True)[0].threshold == 0.6
