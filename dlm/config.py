@@ -26,7 +26,7 @@ class Adapter(Section):
 
 
 class Model(Section):
-    path: str = Field(description="folder in the layout of a release, hub id, a stored adapter, or embedded:sums ...")
+    path: str = Field(description="folder in the layout of a release, hub id, a stored adapter, embedded:sort, ...")
     base: str | None = Field(None, description="where path is an adapter: its base model")
     adapter: Adapter = Field(default_factory=Adapter)
     autocast: Literal["auto", "off", "bf16"] = Field("auto", description="auto: bf16 on GPUs, off on CPUs")
