@@ -25,6 +25,10 @@ def check(config: Config) -> None:
         )
     if own.temperature == 0 and not imitates and config.train.group > 1:
         raise UserError("sampling.temperature: 0 makes all samples of a group alike; set it above 0 to train")
-    for threshold in config.inputs.eval_thresholds:
-        if not 0 <= threshold <= 1:
-            raise UserError(f"inputs.eval_thresholds: {threshold:g} is not between 0 and 1")
+    if own.refresh and own.cache not in ("prefix", "dual"):
+        raise UserError(f"sampling.refresh: only prefix and dual caches are refreshed, sampling.cache is {own.cache}")
+    if own.rule == "steps" and any(component.name == "tpf" for component in config.rewards.components):
+        raise UserError(
+            "rewards.components: tpf beside sampling.rule: steps rewards long answers, not fast ones; use rule "
+            "threshold or factor"
+        )

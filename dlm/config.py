@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ class Adapter(Section):
     kind: Literal["none", "lora"] = "none"
     rank: int = Field(16, ge=1, le=65536)
     alpha: float = Field(32, gt=0)
-    targets: list[str] | Literal["default", "d1"] = Field(
+    targets: Annotated[list[str], Field(min_length=1)] | Literal["default", "d1"] = Field(
         "default", description="layers by name; d1: the four that the d1 list really matches on LLaDA"
     )
 
@@ -41,7 +41,8 @@ class Model(Section):
 
 
 class Likelihood(Section):
-    """How likely a completion is held to be (`dlm.likelihood`)."""
+    """How likely a sampled completion is held to be (`dlm.likelihood`). Imitation always takes `elbo` over the whole
+    canvas, with these options if that is the name here."""
 
     name: str = "sdmc"
     options: dict[str, Any] = Field(default_factory=dict)
@@ -65,7 +66,7 @@ class Sampling(Section):
         "steps", description="how many at once: a fixed schedule; all above a confidence; Fast-dLLM's factor"
     )
     steps: int | None = Field(None, ge=1, description="rule steps: forwards per completion; default half its length")
-    threshold: float = Field(0.9, ge=0, description="rule threshold: confidence above which all are filled")
+    threshold: float = Field(0.9, ge=0, le=1, description="rule threshold: confidence above which all are filled")
     factor: float = Field(
         1.0, gt=0, description="rule factor: fill n while (n + 1)(1 - confidence of the nth) < factor"
     )
@@ -75,7 +76,9 @@ class Sampling(Section):
     refresh: int = Field(
         0, ge=0, description="prefix, dual: recompute every n forwards inside a block; 0 = at its start"
     )
-    guidance: float = Field(0.0, ge=0, description="scale s of l_u + (s + 1)(l_c - l_u); 0 = off")
+    guidance: float = Field(
+        0.0, ge=0, description="scale s of l_u + (s + 1)(l_c - l_u), in sampling and likelihood; 0 = off"
+    )
     eos: Literal["free", "late", "never"] = Field(
         "free", description="late: end tokens are filled last, so that an answer is not cut short; never: not sampled"
     )
@@ -85,7 +88,7 @@ class Sampling(Section):
     truncation_penalty: float = Field(-1.0, le=0, description="added to the reward when truncated: penalise")
     batch_rows: int = Field(256, ge=1, description="rows decoded together")
     eval_temperature: float = Field(0.0, ge=0, description="of held-out evaluation")
-    eval_threshold: float | None = Field(None, ge=0, description="of held-out evaluation; default: threshold")
+    eval_threshold: float | None = Field(None, ge=0, le=1, description="of held-out evaluation; default: threshold")
 
 
 class Inputs(Section):
@@ -93,6 +96,6 @@ class Inputs(Section):
     prompt_overflow: Literal["error", "left"] = Field("error", description="left: drop the beginning of a long prompt")
     system: str | None = None
     chat: Literal["auto", "on", "off"] = Field("auto", description="auto: the tokenizer's chat template, if it has one")
-    eval_thresholds: list[float] = Field(
+    eval_thresholds: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=list, description="confidence thresholds whose accuracy and TPF are drawn and summed up as AUP"
     )

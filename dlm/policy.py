@@ -83,7 +83,10 @@ class ElboPolicy(Policy):
         own = sampling.likelihood
         self.estimator: Estimator = registry.make(own.name, own.options)
         level = {"level": "block"} if self.grid else {}
-        self.imitation: Estimator = registry.make("elbo", own.options if own.name == "elbo" else level)
+        told = own.options if own.name == "elbo" else {}
+        self.imitation: Estimator = registry.make("elbo", {**level, **told})
+        if not self.estimator.exclusive:  # the views of a position have an entropy each
+            self.provides = self.provides - {"entropy_nt"}
         self.noise_per_update = self.estimator.random
         self.on_step: OnStep | None = None  # told of every step of the decoding (`mmrl generate` shows it)
         self._reference = Reference(model, without_adapter=(lambda: lora.reference(model)) if adapter_at_zero else None)
@@ -147,8 +150,8 @@ class ElboPolicy(Policy):
         return (
             Settings(
                 temperature=temperature,
-                top_p=1.0 if greedy else own.top_p,
-                top_k=0 if greedy else own.top_k,
+                top_p=own.top_p,
+                top_k=own.top_k,
                 order=own.order,
                 rule=own.rule,
                 steps=own.steps,
@@ -224,7 +227,7 @@ class ElboPolicy(Policy):
             rows,
             masked_nl=stacked.view.masked_nl,
             prompt_masked_np=stacked.view.prompt_masked_np,
-            guidance=self.sampling.guidance,
+            guidance=0.0 if rows[0].demonstration else self.sampling.guidance,
             packed=self.options.packing,
         )
         scored = stacked.view.scored_nl

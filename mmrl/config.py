@@ -34,6 +34,9 @@ class RewardSpec(Section):
     name: str = Field(description="registered reward; `auto` = chosen by each record's task")
     weight: float = 1.0
     options: dict[str, Any] = Field(default_factory=dict)
+    unfinished: float | None = Field(
+        None, description="value of rows that ran into the length limit, whatever the reward says (LightningRL: 0)"
+    )
     success: float | None = Field(
         None,
         description="rows whose value of this component, before the weight, reaches it are correct (all of its columns "

@@ -73,12 +73,7 @@ def _asked_of_rewards(config: Config) -> None:
 
 
 def _family(config: Config) -> None:
-    """What the family itself refuses (`check(config)` of its entry module, if it has one)."""
-    from mmrl import families
-    from mmrl.training.policy import Policy
+    """What the family itself refuses."""
+    from mmrl.training.setup import check_family
 
-    entry = families.entry(config.family)
-    if config.distributed.mode == "fsdp2" and families.policy_class(config).shard is Policy.shard:
-        raise UserError(f"distributed.mode: fsdp2 is not available for family {config.family!r}; use ddp")
-    if hasattr(entry, "check"):
-        entry.check(config)
+    check_family(config)

@@ -21,6 +21,7 @@ class Component:
     columns: tuple[str, ...]
     auto: bool
     success: float | None = None
+    unfinished: float | None = None
 
     def applies(self, task: str) -> bool:
         if self.auto:
@@ -76,7 +77,7 @@ def _auto(spec: RewardSpec, tasks: Sequence[str]) -> list[Component]:
 def _component(spec: RewardSpec, name: str, options: Mapping[str, Any], *, auto: bool) -> Component:
     one = find(name)
     columns = tuple(f"{name}/{part}" for part in one.components) or (name,)
-    return Component(one, bind_options(one, options), spec.weight, columns, auto, spec.success)
+    return Component(one, bind_options(one, options), spec.weight, columns, auto, spec.success, spec.unfinished)
 
 
 def _unique(plan: list[Component]) -> list[Component]:

@@ -96,6 +96,10 @@ class Scorer:
                     faults.setdefault(i, f"record {records[i].id!r}, sample {info[i].get('sample', i)}: {row.message}")
                 elif row is not None:
                     table[i, at : at + width] = torch.tensor(row, dtype=torch.float64)
+            if component.unfinished is not None:  # where the reward applies
+                cut = torch.tensor([not told.get("finished", True) for told in info])[:, None]
+                own = table[:, at : at + width]
+                own.masked_fill_(cut & torch.isfinite(own), component.unfinished)
             at += width
         if faults and not self.skip:
             more = f" (and {len(faults) - 1} more rows)" if len(faults) > 1 else ""

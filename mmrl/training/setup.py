@@ -105,6 +105,15 @@ def picture_limits(config: Config) -> dict[str, int]:
     return {"max_side": config.inputs.max_image_side, "max_pixels": config.inputs.max_image_pixels}
 
 
+def check_family(config: Config) -> None:
+    """What the family itself refuses before weights load: a mode it does not have, and `check(config)` of its entry."""
+    entry = families.entry(config.family)
+    if config.distributed.mode == "fsdp2" and families.policy_class(config).shard is Policy.shard:
+        raise UserError(f"distributed.mode: fsdp2 is not available for family {config.family!r}; use ddp")
+    if hasattr(entry, "check"):
+        entry.check(config)
+
+
 @dataclass
 class _Parts:
     """What a run is made of, before ranks meet."""
@@ -144,6 +153,7 @@ def build_trainer(config: Config, tell: Tell, team: Team = ALONE) -> tuple[Train
 def _load(config: Config, tell: Tell) -> _Parts:
     config_io.check(config)  # again: a Config may have been made or changed in Python
     prepare_machine(config)
+    check_family(config)
     entry = families.entry(config.family)
     kind: type[Policy] = families.policy_class(config)
     recipe = config_io.recipe_of(config, kind.unit)

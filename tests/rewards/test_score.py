@@ -77,6 +77,36 @@ def test_weights_and_rows_without_any_reward():
     assert scored.reward_n.isnan().tolist() == [True, False] and scored.reward_n[1] == -2.0
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, [3.0, 3.0, 3.0]), (0.0, [3.0, 0.0, 3.0]), (-1.0, [3.0, -1.0, 3.0])]
+)
+def test_rows_that_ran_into_the_limit_may_count_as_wrong(value, expected):
+    @reward("long-enough", tasks=("t",))
+    def long_enough(outputs, records, info):
+        return [len(o) for o in outputs]
+
+    scorer = Scorer(config(RewardSpec(name="long-enough", unfinished=value, success=3.0)))
+    rows = [Record(f"r{i}", "t", "p") for i in range(3)]
+    told = [{"finished": True}, {"finished": False}, {}]  # a family that says nothing is not punished
+    scored = scorer.score(["abc"] * 3, rows, told)
+    assert scored.reward_nk[:, 0].tolist() == expected
+    from mmrl.training.batch import Scored
+
+    right = Scored(None, scored.reward_nk, scored.weight_k, scored.names, success=scorer.success).correct_n
+    assert right.tolist() == [True, value is None, True]
+
+
+def test_where_a_reward_does_not_apply_no_value_is_made_up():
+    @reward("of-u", tasks=("u",))
+    def of_u(outputs, records, info):
+        return [1.0 for _ in outputs]
+
+    scorer = Scorer(config(RewardSpec(name="of-u", unfinished=0.0), RewardSpec(name="format")))
+    rows = [Record("a", "u", "p"), Record("b", "detection", "p", answer=[[0, 0, 1, 1]])]
+    scored = scorer.score(["x", "y"], rows, [{"finished": False}, {"finished": False}])
+    assert scored.reward_nk[0, 0] == 0.0 and scored.reward_nk[1, 0].isnan()
+
+
 def test_a_dict_gives_several_columns():
     @reward("pair", components=("a", "b"))
     def pair(outputs, records, info):

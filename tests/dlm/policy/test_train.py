@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from tiny_runs import FAST, config, lines, weights
 
 from dlm.tasks.catalogue import builtin
-from mmrl import config_io
 from mmrl.data.records import Record
 from mmrl.errors import UserError
-from mmrl.training import checkpoint
 from mmrl.training.run import train
 from mmrl.training.stored import evaluate_run
 from mmrl.training.trainer import Trainer
 
-TIMES = ("seconds", "tokens_per_s")
-BASE: dict[str, Any] = {
-    "family": "dlm",
-    "recipe": "gdpo-diffusion",
-    "threads": 1,
-    "model": {"autocast": "off"},
-    "sampling": {"max_new_tokens": 8, "block": 4, "steps": 4, "temperature": 1.0},
-    "data": {"train": "sort:train?k=3&n=24", "eval": "sort:eval?k=3&n=6"},
-    # digits at all, which even a random model now and then writes; right answers it does not
-    "rewards": {"components": [{"name": "dlm-some-digits", "success": 0.1}, {"name": "tpf", "weight": 0.1}]},
-    "train": {"steps": 4, "prompts": 3, "group": 4, "epochs": 2},
-    "optimiser": {"lr": 1e-3},
-    "eval": {"metric": "reward"},
-    "checkpoint": {"every": 2},
-    "log": {"tensorboard": False},
-}
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gdpo": ("llada", {}),
     "gdpo-paper": ("llada", {"recipe_options": {"gate.level": "row-sum", "gate.loss_norm": "length"}}),
@@ -47,40 +28,19 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tracerl": ("sdar", {"recipe": "tracerl", "sampling": {"rule": "threshold", "threshold": 0.02}}),
     "lightningrl": (
         "sdar",
-        {"recipe": "lightningrl", "sampling": {"threshold": 0.02, "cache": "block"}, "train": {"minibatches": 1}},
+        {
+            "recipe": "lightningrl",
+            "sampling": {"threshold": 0.02, "cache": "block"},
+            "train": {"minibatches": 1},
+            "rewards": FAST,
+        },
     ),
     "lightningrl-llada": (
         "llada",
-        {"recipe": "lightningrl", "sampling": {"threshold": 0.02}, "train": {"minibatches": 1}},
+        {"recipe": "lightningrl", "sampling": {"threshold": 0.02}, "train": {"minibatches": 1}, "rewards": FAST},
     ),
     "lora": ("llada", {"model": {"adapter": {"kind": "lora", "rank": 4, "alpha": 8.0}}}),
 }
-
-
-@pytest.fixture(autouse=True)
-def some_digits() -> None:
-    from mmrl.rewards import registry
-
-    @registry.reward("dlm-some-digits", tasks=())
-    def some(outputs: Any, records: Any, info: Any) -> list[float]:
-        return [sum(c.isascii() and c.isalnum() for c in o) / 8 for o in outputs]
-
-
-def config(out: Path, folder: Path, **changes: Any) -> Any:
-    raw = copy.deepcopy(BASE) | {"out": str(out)}
-    for key, value in changes.items():
-        raw[key] = {**raw[key], **value} if isinstance(value, dict) and isinstance(raw.get(key), dict) else value
-    raw["model"] = {"path": str(folder)} | raw["model"]
-    return config_io.build(raw, folder=Path.cwd())
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in rows]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint.folders(run)[-1] / "trainable.safetensors")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -196,24 +156,6 @@ def test_an_empty_completion_is_scored_and_does_no_harm(tmp_path: Path, folders:
     assert one.encoder.decode(row.ids) == ""
     logp = evaluate(one, rollouts, {"logp_nt"}, channel="tokens")["logp_nt"]
     assert torch.isfinite(logp).all() and bool((logp[0, 1:] == 0).all()) and float(logp[0, 0]) < 0
-
-
-def test_settings_that_cannot_work_together_are_refused_before_weights_load(tmp_path: Path) -> None:
-    from dlm.check import check
-
-    for change, message in (
-        (
-            {"sampling": {"cache": "dual"}, "recipe": "lightningrl", "train": {"minibatches": 1}},
-            "sampling.cache: dual is approximate",
-        ),
-        ({"sampling": {"steps": 9}}, "sampling.steps: 9 steps for 8 positions"),
-        ({"sampling": {"temperature": 0}}, "sampling.temperature: 0 makes all samples of a group alike"),
-        ({"inputs": {"eval_thresholds": [2.0]}}, "inputs.eval_thresholds: 2 is not between 0 and 1"),
-        ({"sampling": {"likelihood": {"name": "sdmc", "options": {"rule": "gaus-3"}}}}, "gauss-3"),
-    ):
-        made = config(tmp_path / "run", Path("somewhere"), model={"path": "nobody/nothing"}, **change)
-        with pytest.raises(UserError, match=message):
-            check(made)
 
 
 def test_held_out_records_may_be_decoded_at_another_threshold(folders: dict[str, Path]) -> None:
