@@ -38,12 +38,6 @@ def block_causal(positions_nl: Tensor, valid_nl: Tensor, block: int) -> Tensor:
     return sees(_one(valid_nl), positions_nl, None, block)
 
 
-def clean_and_noisy(positions_nl: Tensor, valid_nl: Tensor, noisy_from: int, block: int) -> Tensor:
-    """Packed pairs [clean | noisy], the noisy copy from column `noisy_from` on, with the positions of its tokens."""
-    noisy = torch.arange(valid_nl.shape[1], device=valid_nl.device) >= noisy_from
-    return sees(_one(valid_nl), positions_nl, noisy.expand(valid_nl.shape), block)
-
-
 def _one(valid_nl: Tensor) -> Tensor:
     """One text a row."""
     return valid_nl.long() - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,7 +60,8 @@ class Encoder:
                 raise RecordError(record.id, "the prompt is a list of messages, and the tokenizer has no chat template")
             return record.prompt + (edit or "")
         messages = _messages(record, self.inputs.system, edit)
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        with _rendering(record.id):
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def demonstration(self, record: Record, limit: int) -> tuple[Tensor, int]:
         """(ids of a whole canvas, length of the answer with its end token) for a record's `response`.
@@ -91,6 +94,24 @@ class Encoder:
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+@contextmanager
+def _rendering(record_id: str) -> Iterator[None]:
+    """A chat template is a program. What it refuses by itself (`raise_exception`) is the record's fault, the rest its
+    own."""
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except Exception as error:
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if type(error) is TemplateError:
+            raise RecordError(record_id, f"the chat template does not take its messages: {said}") from error
+        raise UserError(
+            f"inputs.chat: the chat template of the tokenizer is broken ({type(error).__name__}: {said}); mend "
+            "chat_template.jinja (or chat_template in tokenizer_config.json) of model.path, or set inputs.chat to off"
+        ) from error
 
 
 def _messages(record: Record, system: str | None, edit: str | None) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +35,7 @@ class Folder:
         for key in keys:
             value = self.config.get(key)
             if value is not None:
-                if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                    raise UserError(f"model.path: {self.path}/config.json: {key} is {value!r}, expected a number > 0")
-                return value
+                return _number(value, f"{self.path}/config.json: {key}")
         if default is None:
             raise UserError(f"model.path: {self.path}/config.json lacks {keys[0]}; take a whole copy of the model")
         return default
@@ -47,6 +46,11 @@ class Folder:
         if value != int(value):
             raise UserError(f"model.path: {self.path}/config.json: {keys[0]} is {value}, expected a whole number")
         return int(value)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding: LLaDA pads its vocabulary and calls that embedding_size."""
+        return self.whole("embedding_size", "vocab_size")
 
     def insist(self, usual: Mapping[str, tuple[Any, ...]]) -> None:
         """Raises UserError for a key of config.json that is there with a value other than those it may have here."""
@@ -77,6 +81,20 @@ class Layout:
     released: Callable[[str], str]
 
 
+def _number(value: object, where: str) -> float:
+    """A number over 0. Raises UserError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"model.path: {where} is {value!r}, expected a number > 0")
+    return value
+
+
+def checked_id(value: object, vocabulary: int, *, where: str, remedy: str) -> int:
+    """The id of a token. Raises UserError for anything but a whole number below the size of the vocabulary."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocabulary:
+        raise UserError(f"{where} {value!r} is no token of the model, which has 0 to {vocabulary - 1}; {remedy}")
+    return value
+
+
 def token_id(tokenizer: Any, token: str) -> int | None:
     """The id of a token that the tokenizer has."""
     found = tokenizer.get_vocab().get(token)
@@ -91,11 +109,9 @@ def mask_id(folder: Folder, vocabulary: int, *, token: str, otherwise: int | Non
     tokenizer = folder.tokenizer
     found = [folder.mask_id, folder.config.get("mask_token_id"), getattr(tokenizer, "mask_token_id", None)]
     for value in [*found, token_id(tokenizer, token), otherwise]:
-        if value is None:
-            continue
-        if not isinstance(value, int) or not 0 <= value < vocabulary:
-            raise UserError(f"model.mask_id: {value!r} is no token of {folder.path!r}, which has {vocabulary}")
-        return value
+        if value is not None:
+            remedy = f"set model.mask_id to the mask token of {folder.path!r}"
+            return checked_id(value, vocabulary, where="model.mask_id:", remedy=remedy)
     raise UserError(
         f"model.mask_id: neither config.json nor the tokenizer of {folder.path!r} tells the mask token; "
         "set model.mask_id to its number"
@@ -103,17 +119,30 @@ def mask_id(folder: Folder, vocabulary: int, *, token: str, otherwise: int | Non
 
 
 def end_ids(folder: Folder, *, turn: str) -> tuple[int, ...]:
-    """Tokens that end an answer: generation_config.json's, config.json's, the tokenizer's, the end of a chat turn."""
+    """Tokens that end an answer: generation_config.json's, config.json's, the tokenizer's, the end of a chat turn.
+
+    Raises UserError for an id outside the vocabulary, and when there is none.
+    """
     ends: list[int] = []
     tokenizer = folder.tokenizer
-    sources = (folder.generation.get("eos_token_id"), folder.config.get("eos_token_id"), tokenizer.eos_token_id)
-    for source in (*sources, token_id(tokenizer, turn)):
-        for value in source if isinstance(source, list) else [source]:
-            if value is not None and value not in ends:
-                ends.append(int(value))
+    sources = {
+        "generation_config.json: eos_token_id": folder.generation.get("eos_token_id"),
+        "config.json: eos_token_id": folder.config.get("eos_token_id"),
+        "tokenizer: eos_token": tokenizer.eos_token_id,
+        f"tokenizer: {turn}": token_id(tokenizer, turn),
+    }
+    for source, found in sources.items():
+        for value in found if isinstance(found, list) else [found]:
+            if value is not None:
+                ends.append(_stored_id(folder, value, source))
     if not ends:
         raise UserError(f"model.path: neither config.json nor the tokenizer of {folder.path!r} has an end token")
-    return tuple(ends)
+    return tuple(dict.fromkeys(ends))
+
+
+def _stored_id(folder: Folder, value: object, source: str) -> int:
+    where = f"model.path: {folder.path}/{source}"
+    return checked_id(value, folder.vocabulary, where=where, remedy="mend it, or take a whole copy of the model")
 
 
 def checked_block(value: object) -> int:
@@ -133,21 +162,39 @@ def no_block(folder: Folder) -> None:
 
 
 def pad_id(folder: Folder, ends: tuple[int, ...]) -> int:
-    for value in (folder.config.get("pad_token_id"), folder.tokenizer.pad_token_id):
-        if isinstance(value, int) and value >= 0:
-            return value
+    """config.json's, the tokenizer's, else the first end token. Many a config.json writes -1 for none.
+
+    Raises UserError for an id outside the vocabulary.
+    """
+    told = {"config.json: pad_token_id": folder.config.get("pad_token_id")}
+    for source, value in (told | {"tokenizer: pad_token": folder.tokenizer.pad_token_id}).items():
+        if value is not None and value != -1:
+            return _stored_id(folder, value, source)
     return ends[0]
+
+
+def _rope(folder: Folder) -> Mapping[str, Any]:
+    """The settings of the rotation, under the newer or the older name. Raises UserError for anything but pairs."""
+    for key in ("rope_parameters", "rope_scaling"):
+        found = folder.config.get(key)
+        if found is not None and not isinstance(found, Mapping):
+            raise UserError(
+                f"model.path: {folder.path}/config.json: {key} is {found!r}, expected `name: value` pairs or null"
+            )
+        if found:
+            return found
+    return {}
 
 
 def decoder_shape(folder: Folder, *, qk_norm: bool, qkv_bias: bool, out_bias: bool = False) -> Shape:
     """The shape in the words of a Llama or Qwen config.json. Raises UserError for what the body cannot do."""
     folder.insist({"hidden_act": ("silu",), "use_sliding_window": (False, None), "mlp_bias": (False, None)})
-    rope = folder.config.get("rope_parameters") or folder.config.get("rope_scaling") or {}
+    rope = _rope(folder)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise UserError(f"model.path: {folder.path}/config.json: rope_type {kind!r} is not supported (only 'default')")
     width, heads = folder.whole("hidden_size"), folder.whole("num_attention_heads")
-    theta = rope.get("rope_theta")
+    theta, where = rope.get("rope_theta"), f"{folder.path}/config.json: rope_theta"
     return Shape(
         vocabulary=folder.whole("vocab_size"),
         width=width,
@@ -156,7 +203,7 @@ def decoder_shape(folder: Folder, *, qk_norm: bool, qkv_bias: bool, out_bias: bo
         heads=heads,
         kv_heads=folder.whole("num_key_value_heads", default=heads),
         head=folder.whole("head_dim", default=width // heads),
-        theta=float(theta) if theta is not None else folder.number("rope_theta", default=10000.0),
+        theta=float(_number(theta, where)) if theta is not None else folder.number("rope_theta", default=10000.0),
         eps=folder.number("rms_norm_eps", default=1e-6),
         qk_norm=qk_norm,
         qkv_bias=qkv_bias,

@@ -67,11 +67,17 @@ def targets(model: Transformer, wanted: Sequence[str] | str = "default") -> list
 
     wanted  default: the seven linear layers of every transformer layer. d1: those of them that the d1 list (q, k, v, o,
             up, down, gate _proj) matches in the released module, on LLaDA q, k, v, up only. Else names, this package's
-            or the release's, whole or their endings. Raises UserError for a name that matches nothing.
+            or the release's, whole or their endings. Raises UserError for a name that matches nothing, and without
+            any name.
     """
     linear = [n for n in _linear(model) if n.startswith("model.layers.")]
     if isinstance(wanted, str):
         wanted = {"default": LINEAR, "d1": model.traits.lora_targets}[wanted]
+    if not wanted:
+        raise UserError(
+            "model.adapter.targets: [] names no layer; leave it out for all seven linear layers, or name some "
+            f"({', '.join(LINEAR)})"
+        )
     layout = layout_named(model.traits.name)
     called = {n: (n, layout.released(n)) for n in linear}
     found: set[str] = set()

@@ -14,6 +14,10 @@ from dlm.sampling import noise, orders
 from dlm.sampling.guidance import guided
 from dlm.sampling.settings import Settings
 from mmrl.core.head import Head
+from mmrl.errors import UserError
+
+#: Logits divided by less can overflow float32.
+TINY = 1e-30
 
 
 @dataclass
@@ -52,13 +56,20 @@ class Drawer:
     size: int
 
     def __call__(self, hidden: list[Tensor], uniform_2m: Tensor | None, column_m: Tensor) -> Drawn:
-        """hidden: states [m, d], and with guidance those without the prompt. uniform_2m: for tokens and for order."""
+        """hidden: states [m, d], and with guidance those without the prompt. uniform_2m: for tokens and for order.
+
+        Raises UserError when a logit is NaN or +inf; that is looked at once, after the last position.
+        """
         parts = []
         for start in range(0, len(column_m), self.size):
             at = slice(start, start + self.size)
             logits = self._logits([h[at] for h in hidden])
             parts.append(self._draw(logits, None if uniform_2m is None else uniform_2m[:, at], column_m[at]))
-        return Drawn.join(parts)
+        drawn = Drawn.join(parts)
+        # one NaN or +inf makes every probability of its position NaN, that of the token drawn too
+        if not bool(torch.isfinite(drawn.logp).all()):
+            raise UserError(not_finite(self.settings))
+        return drawn
 
     def _logits(self, hidden: list[Tensor]) -> Tensor:
         logits = self.head.raw(hidden[0])
@@ -85,3 +96,14 @@ class Drawer:
         spare = confidence if uniform_2m is None else uniform_2m[1]
         key = orders.key(settings.order, logp_mv=logp_mv, confidence_m=confidence, uniform_m=spare, column_m=column_m)
         return Drawn(ids, logp, confidence, key, keep)
+
+
+def not_finite(settings: Settings) -> str:
+    """What to say of a model whose tokens have no probability."""
+    more = f", or lower sampling.guidance ({settings.guidance:g})" if settings.guidance > 0 else ""
+    if 0 < settings.temperature < TINY:
+        more += f", or raise sampling.temperature ({settings.temperature:g}; 0 takes the most likely token)"
+    return (
+        "the model's output is not finite (NaN or infinite): after an update, lower optimiser.lr and go on from an "
+        f"earlier checkpoint; at the start, the weights of model.path are damaged, take a whole copy{more}"
+    )

@@ -28,9 +28,12 @@ def allowed(logits_mv: Tensor, *, top_p: float, top_k: int) -> Tensor:
 
 
 def pick(logits_mv: Tensor, uniform_m: Tensor) -> Tensor:
-    """One id a position, int64 [m]: the first whose cumulative probability exceeds `uniform_m` (float64, in [0, 1))."""
+    """One id a position, int64 [m]: the first whose cumulative probability exceeds `uniform_m` (float64, in [0, 1)).
+
+    Where a logit is NaN the id means nothing, but it is one of the vocabulary: who calls looks at its log-probability.
+    """
     cdf = torch.softmax(logits_mv, -1).cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1]
     # rounding up to the total itself would run past the last possible token
     at = torch.minimum(uniform_m * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf, at[:, None], right=True)[:, 0]
+    return torch.searchsorted(cdf, at[:, None], right=True)[:, 0].clamp(max=logits_mv.shape[1] - 1)

@@ -35,9 +35,10 @@ def check_unit(bound: Bound, unit: str, where: str) -> None:
         )
     level = bound.options.get("level", stage.options.get("level"))
     if unit == "row" and level not in (None, "row", "row-sum"):
-        reason = f": {stage.unit_reason}" if stage.unit_reason else ""
         raise UserError(
-            f"{where}: {stage.kind} {stage.name!r} with level {level} does not fit log-probabilities per row{reason}"
+            f"{where}: {stage.kind} {stage.name!r} with level {level} does not fit log-probabilities per row: only the "
+            "row's sum has a meaning, its parts have no likelihood of their own; set level: row (per decision) or "
+            "row-sum (of the whole)"
         )
 
 

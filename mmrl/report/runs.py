@@ -59,13 +59,35 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """The runs in a folder that holds several of one quickstart, as its summary.json names them; else the folder."""
-    if not (path / "summary.json").is_file() or (path / "metrics.jsonl").is_file():
+    """The runs in a folder that holds several of one quickstart, as its summary.json names them; else the folder.
+
+    Raises UserError when one of them is not there, or is not named by a plain folder name, and where the summary was
+    never written: then it names the runs inside.
+    """
+    file = path / "summary.json"
+    if (path / "metrics.jsonl").is_file():
         return [path]
-    parts = read_summary(path / "summary.json").get("parts")
-    if not isinstance(parts, list) or not all(isinstance(name, str) for name in parts):
+    if not file.is_file():
+        if inside := sorted(str(found.parent) for found in path.glob("*/metrics.jsonl")):
+            raise UserError(
+                f"{path}: no summary.json over the runs in it, it stopped before that was written; name the runs: "
+                f"{' '.join(inside)}"
+            )
         return [path]
-    return [path / name for name in parts if (path / name).is_dir()] or [path]
+    parts = read_summary(file).get("parts")
+    if parts is None:
+        return [path]
+    if not isinstance(parts, list) or not parts or not all(_plain(name) for name in parts):
+        raise UserError(f"{file}: parts must be names of folders beside it, got {parts!r}; run the quickstart again")
+    for name in parts:
+        if not (path / name).is_dir():
+            raise UserError(f"{file}: its part {name!r} is missing; take a whole copy, or run the quickstart again")
+    return [path / name for name in parts]
+
+
+def _plain(name: object) -> bool:
+    """The name of a folder, without a way elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def read_run(path: Path, number: int) -> Run:

@@ -67,6 +67,8 @@ def check_folder(path: str) -> None:
     if not folder.is_dir():
         raise UserError(f"model.path: {path!r} is a file; give the folder that holds it")
     if not is_adapter(path) and not (folder / "config.json").is_file():
+        if inside := model_inside(folder):
+            raise UserError(f"model.path: {path!r} is not the folder of a model; give its model/ folder: {inside}")
         raise UserError(f"model.path: {path!r} has no config.json; give a folder written by save_pretrained")
     if not list(folder.glob("*.safetensors")):
         pickled = sorted(f.name for p in _PICKLES for f in folder.glob(p))
@@ -76,6 +78,12 @@ def check_folder(path: str) -> None:
                 "convert it to safetensors"
             )
         raise UserError(f"model.path: {path!r} holds no *.safetensors file; save the model with save_pretrained")
+
+
+def model_inside(folder: Path) -> Path | None:
+    """The model of a step of a run, or of a run's newest step, where that is what the folder is."""
+    steps = sorted(p for p in (folder / "checkpoints").glob("step-*/model") if p.is_dir())
+    return folder / "model" if (folder / "model").is_dir() else next(reversed(steps), None)
 
 
 def _one_line(error: BaseException) -> str:

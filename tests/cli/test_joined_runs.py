@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmrl.cli.checkpoints import require_checkpoint
+from mmrl.cli.main import run
 from mmrl.errors import UserError
 from mmrl.report.runs import read_runs
 from mmrl.training.summaries import write_joined
@@ -50,6 +52,38 @@ def test_the_summary_of_both(folder: Path) -> None:
 
 def test_the_report_shows_the_runs_inside(folder: Path) -> None:
     assert [run.path.name for run in read_runs([folder])] == ["gdpo", "lightningrl"]
+
+
+def reparted(folder: Path, parts: object) -> Path:
+    told = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(told | {"parts": parts}))
+    return folder
+
+
+def test_a_missing_part_is_named(folder: Path) -> None:
+    (folder / "lightningrl").rename(folder / "elsewhere")
+    with pytest.raises(UserError, match=r"run/summary.json: its part 'lightningrl' is missing; ") as caught:
+        read_runs([folder])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../other", "..", ".", "", "gdpo/../gdpo", "gdpo/", "..\\other", 3, None])
+def test_parts_are_plain_names(name: object, folder: Path) -> None:
+    shutil.copytree(folder / "gdpo", folder.parent / "other")
+    with pytest.raises(UserError, match="parts must be names of folders beside it, got "):
+        read_runs([reparted(folder, ["gdpo", name])])
+    absolute = str(folder.parent / "other")
+    for parts in ([absolute], [], "gdpo", {"gdpo": 1}):
+        with pytest.raises(UserError, match="parts must be names of folders"):
+            read_runs([reparted(folder, parts)])
+
+
+def test_a_quickstart_that_stopped_early_names_its_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "summary.json").unlink()
+    assert run(["report", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no summary.json over the runs in it" in line and line.endswith(f"{folder}/gdpo {folder}/lightningrl")
+    assert [one.path.name for one in read_runs([folder / "gdpo"])] == ["gdpo"]  # as the line says
 
 
 def test_other_commands_name_the_runs_inside(folder: Path) -> None:

@@ -88,6 +88,9 @@ def test_names_of_both_kinds(load: Load) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no linear layer is called 'lm_head'"):
         lora.targets(model, ["lm_head"])
+    with pytest.raises(UserError, match=r"model.adapter.targets: \[\] names no layer; leave it out .*q_proj"):
+        lora.attach(model, adapter().model_copy(update={"targets": []}))
+    assert not lora.matched(model)  # as it was
 
 
 # attach, switch off, merge
