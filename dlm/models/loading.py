@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from dlm.models.layers import Release, Transformer
 from dlm.models.layout import Folder, Layout
 from mmrl import json_io
 from mmrl.errors import UserError
-from mmrl.training.model_folder import check_folder, is_adapter, reading
+from mmrl.training.model_folder import check_folder, is_adapter, quiet, reading
 
 LAYOUTS = (llada.LAYOUT, sdar.LAYOUT, dream.LAYOUT, a2d.LAYOUT)
 INDEX = "model.safetensors.index.json"
@@ -103,7 +101,7 @@ def load_tokenizer(folder: Path) -> Any:
     names = {f.name for f in folder.iterdir()}
     if not names & {"tokenizer.json", "vocab.json", "tokenizer.model"}:
         raise UserError(f"model.path: {str(folder)!r} has no tokenizer (tokenizer.json); copy the original's")
-    with reading(f"the tokenizer of {str(folder)!r}"), _quiet():
+    with reading(f"the tokenizer of {str(folder)!r}"), quiet():
         try:
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # a class or a model type that only the release's own code knows
@@ -115,21 +113,6 @@ def load_tokenizer(folder: Path) -> Any:
                 f"model.path: the tokenizer of {str(folder)!r} cannot be read without code of its own, which is not "
                 "run; save it as tokenizer.json"
             ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers warns of every model type that it does not know itself."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def stored_tensors(folder: Path) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmrl.errors import UserError
 from mmrl.training import model_folder
-from mmrl.training.model_folder import adapter_config, bars, check_folder, is_adapter, reading, stored_bytes
+from mmrl.training.model_folder import adapter_config, bars, check_folder, is_adapter, quiet, reading, stored_bytes
 from mmrl.vlm.adapters import SUPPORTED
 from mmrl.vlm.config import Inputs, Model
 
@@ -69,7 +69,7 @@ def load_model(path: str, options: Model, *, dtype: torch.dtype) -> nn.Module:
 
     check_folder(path)
     _check_class(path, options)
-    with reading(repr(path)), bars(stored_bytes(path)):
+    with reading(repr(path)), bars(stored_bytes(path)), quiet():
         model, report = AutoModelForImageTextToText.from_pretrained(
             path,
             dtype=dtype,
