@@ -1,7 +1,7 @@
 """Parallel decoding and approximate caches on the shipped checkpoints: what they save, and what they cost in accuracy.
 
-Trained weights, greedy, one thread, 256 held-out problems in batches of 64. Each decoder beside one token a forward of the
-same model. The models are tiny, so that seconds say more about the work around a forward than forwards do.
+Trained weights, greedy, one thread, 256 held-out problems in batches of 64. Each decoder beside one token a forward of
+the same model. The models are tiny, so that seconds say more about the work around a forward than forwards do.
 
 sudoku   block attention, blocks of 8, exact cache: confidence thresholds.
 sort     full attention, two blocks of 6: no cache, prefix and dual cache, one and several tokens a forward.

@@ -107,7 +107,7 @@ def _share(row: dict[str, Any]) -> float:
 
 
 def _bounds(study: Study, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Arms whose mean gain may not pass a bound, and whether it holds: of the first metric upwards, of any downwards."""
+    """Arms whose mean gain may not pass a bound, and whether it holds: the first metric upwards, any downwards."""
     out = []
     for name, arm in study.arms.items():
         if arm.most_gain is not None:
