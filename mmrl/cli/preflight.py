@@ -59,7 +59,7 @@ def _rewards(config: Config) -> None:
 
 
 def _asked_of_rewards(config: Config) -> None:
-    """What recipe and selector ask of the rewards; `auto` stands for the sets of all known tasks."""
+    """What recipe and selector ask of the rewards; with `auto` that depends on the records and is left to them."""
     from mmrl import config_io, families
     from mmrl.rewards.plan import make_plan
     from mmrl.selection.base import find as find_selector
@@ -69,7 +69,8 @@ def _asked_of_rewards(config: Config) -> None:
     recipe = config_io.recipe_of(config, kind.unit)
     select = find_selector(config.selection.name, config.selection.options)
     aims = objectives(recipe, kind, select)
-    check_rewards(recipe, aims, select, config.selection.options, make_plan(config.rewards.components))
+    if all(component.name != "auto" for component in config.rewards.components):
+        check_rewards(recipe, aims, select, config.selection.options, make_plan(config.rewards.components))
 
 
 def _family(config: Config) -> None:
