@@ -11,6 +11,7 @@ from torch import Tensor
 from dlm.config import Sampling
 from dlm.rows import Row
 from mmrl.data.records import Record
+from mmrl.masked.steps import n_steps
 from mmrl.training.rollouts import Request, Rollouts, row_keys
 
 CHANNEL = "tokens"
@@ -25,7 +26,7 @@ def region(row: Row, which: Literal["canvas", "to_eos"]) -> Tensor:
 def tokens_per_forward(row: Row) -> tuple[int, float]:
     """(denoising forwards, tokens up to and including the end token over them). A forward is a distinct step of the
     decoding; those that only write a cache are not counted. 0 where nothing was decoded."""
-    forwards = int(torch.unique(row.steps[row.steps >= 0]).numel())
+    forwards = int(n_steps(row.steps[None]))
     return forwards, row.length / forwards if forwards else 0.0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -63,7 +62,7 @@ def load(
     model, tokenizer = load_model(
         resolve(base), mask_id=options.mask_id, block=options.block, dtype=_dtype(options, where)
     )
-    wrapped: Any = model
+    wrapped = model
     if stored:
         wrapped = lora.load(model, path, trainable=options.adapter.kind == "lora")
         if options.adapter.kind == "lora":
@@ -76,7 +75,7 @@ def load(
         wrapped.requires_grad_(True)
     wrapped = wrapped.to(where).eval()
     if options.gradient_checkpointing:
-        lora.inside(wrapped).checkpointing = True
+        wrapped.checkpointing = True
     fresh = options.adapter.kind == "lora" and not stored
     return kind(wrapped, tokenizer, options=options, sampling=sampling, inputs=inputs, adapter_at_zero=fresh)
 

@@ -51,7 +51,7 @@ OVERRIDES = ("temperature", "top_p", "top_k", "max_new_tokens", "rule", "thresho
 
 
 class ElboPolicy(Policy):
-    """A loaded model with its tokenizer, on its device. `model` may be wrapped by peft.
+    """A loaded model with its tokenizer, on its device; its adapter, if it has one, lies inside.
 
     adapter_at_zero   the adapter is fresh, so that switching it off gives the reference.
     """
@@ -63,7 +63,7 @@ class ElboPolicy(Policy):
 
     def __init__(
         self,
-        model: Any,
+        model: Transformer,
         tokenizer: Any,
         *,
         options: Model,
@@ -71,10 +71,10 @@ class ElboPolicy(Policy):
         inputs: Inputs,
         adapter_at_zero: bool = False,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model: Transformer = model  # adapters are put into it in place
+        self.tokenizer = tokenizer
         self.options, self.sampling, self.inputs = options, sampling, inputs
-        self.lm: Transformer = lora.inside(model)
-        self.traits: Traits = self.lm.traits
+        self.traits: Traits = model.traits
         self.grid = self.traits.attention == "block"
         self.block = self.traits.block or sampling.block or sampling.max_new_tokens
         extra = tuple(i for i in self._ids(sampling.stop) if i not in self.traits.eos_ids)
@@ -93,14 +93,14 @@ class ElboPolicy(Policy):
 
     @property
     def device(self) -> torch.device:
-        return self.lm.head.weight.device
+        return self.model.head.weight.device
 
     # sampling
 
     def sampler(self) -> Sampler:
         """The token sampler over the weights as they are now."""
         return Sampler(
-            self.lm,
+            self.model,
             ends=set(self.ends),
             suppressed={self.traits.mask_id},
             block=self.sampling.block,
@@ -223,7 +223,7 @@ class ElboPolicy(Policy):
         stacked = _stack(chunk)
         rows, device = [chunk.rows[i] for i in stacked.row_m.tolist()], self.device
         hidden = forward.completion_hidden(
-            self.lm,
+            self.model,
             rows,
             masked_nl=stacked.view.masked_nl,
             prompt_masked_np=stacked.view.prompt_masked_np,
@@ -273,7 +273,7 @@ class ElboPolicy(Policy):
 
     def head(self, *, as_sampled: bool) -> Head:
         """The output layer in this pass's precision; `as_sampled`: without the tokens that are never drawn."""
-        layer = self.lm.head
+        layer = self.model.head
         forbidden = torch.zeros(layer.weight.shape[0], device=layer.weight.device)
         if as_sampled:
             never = [self.traits.mask_id, *(self.ends if self.sampling.eos == "never" else ())]
@@ -295,7 +295,7 @@ class ElboPolicy(Policy):
         found = []
         for token in tokens:
             ids = [token] if isinstance(token, int) else self.tokenizer(token, add_special_tokens=False)["input_ids"]
-            if len(ids) != 1 or not 0 <= ids[0] < self.lm.head.weight.shape[0]:
+            if len(ids) != 1 or not 0 <= ids[0] < self.model.head.weight.shape[0]:
                 raise UserError(f"sampling.stop: {token!r} is not one token of this model; give single tokens or ids")
             found.append(int(ids[0]))
         return found
@@ -324,7 +324,7 @@ class ElboPolicy(Policy):
             self.tokenizer.save_pretrained(path)
             (path / NOTE).write_text(json.dumps({"family": "dlm"}) + "\n", encoding="utf-8")
         else:
-            save_model(self.lm, self.tokenizer, path)
+            save_model(self.model, self.tokenizer, path)
 
     # people
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "attach",
     "base_of",
-    "inside",
     "is_adapter",
     "load",
     "matched",
@@ -315,8 +314,3 @@ def take_stored_values(model: Transformer, options: Model) -> None:
         )
     for name in values.keys() - wanted.model_fields_set:
         setattr(wanted, name, values[name])
-
-
-def inside(model: Transformer) -> Transformer:
-    """The model below an adapter: itself, since adapters are put into it in place."""
-    return model

@@ -125,8 +125,8 @@ def test_sdmc_is_the_formula_over_plain_forwards(folders: dict[str, Path]) -> No
         for view in one.estimator.views(seen):
             noisy = torch.where(view.masked_nl[0], one.traits.mask_id, row.ids)
             ids = torch.cat([row.prompt, noisy])[None]
-            hidden = one.lm.hidden(ids, positions_nl=torch.arange(ids.shape[1])[None], attend_nqk=None)
-            logp = torch.log_softmax(one.lm.head(hidden)[0, len(row.prompt) :], -1)
+            hidden = one.model.hidden(ids, positions_nl=torch.arange(ids.shape[1])[None], attend_nqk=None)
+            logp = torch.log_softmax(one.model.head(hidden)[0, len(row.prompt) :], -1)
             own = logp.gather(1, row.ids[:, None])[:, 0]
             total = total + (own * view.weight_nl[0])[view.scored_nl[0]].sum()
         assert float(found[i].sum()) == pytest.approx(float(total), abs=1e-9)
