@@ -15,6 +15,7 @@ from dlm.encode import Encoder
 from dlm.models import lora
 from dlm.models.layers import Transformer
 from dlm.models.loading import load_model, local_folder, save_model, stored_tensors
+from dlm.policy import write_note
 from dlm.reload import Probe
 from mmrl import config_io
 from mmrl.config import Config
@@ -23,7 +24,6 @@ from mmrl.errors import UserError
 from mmrl.training.exported import Exported, Wanted, Words, largest_difference, public_name
 
 WORDS = Words(results="Answers to the held-out records at temperature 0", units="filled positions")
-NOTE = "mmrl.json"
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -119,7 +119,7 @@ def _save(model: Transformer, tokenizer: Any, out: Path, *, dtype: torch.dtype, 
         if model.traits.block is not None:
             told["block_size"] = model.traits.block
         file.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / NOTE).write_text(json.dumps({"family": "dlm"}) + "\n", encoding="utf-8")
+    write_note(out)
     for parameter in written:
         parameter.data = parameter.data.float()
     return sum(p.numel() for p in written)

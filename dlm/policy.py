@@ -42,7 +42,7 @@ from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope, Unit
 from mmrl.training.reference import Reference
 from mmrl.training.rollouts import Request, Rollouts
 
-#: Written beside an adapter: what it is one of.
+#: Written beside an adapter and an export: what they are of.
 NOTE = "mmrl.json"
 #: How much larger a piece without gradient may be.
 WITHOUT_GRAPH = 4
@@ -128,12 +128,13 @@ class ElboPolicy(Policy):
             rows,
             texts=[self.encoder.decode(row.ids) for row in rows],
             finished=[one.finished for one in found],
-            logps=[one.logp for one in found] if self._comparable(greedy) else None,
+            logps=[one.logp for one in found] if self._comparable else None,
             stats=sampler.stats.as_dict(),
             sampling=self.sampling,
         )
 
-    def _comparable(self, greedy: bool) -> bool:
+    @property
+    def _comparable(self) -> bool:
         """The estimate recomputes the sampler's own log-probabilities."""
         return not self.estimator.random and self.estimator.needs_steps
 
@@ -322,7 +323,7 @@ class ElboPolicy(Policy):
         if self.options.adapter.kind == "lora":
             lora.save(self.model, path)
             self.tokenizer.save_pretrained(path)
-            (path / NOTE).write_text(json.dumps({"family": "dlm"}) + "\n", encoding="utf-8")
+            write_note(path)
         else:
             save_model(self.model, self.tokenizer, path)
 
@@ -338,6 +339,11 @@ class ElboPolicy(Policy):
             }
             for i in rows
         ]
+
+
+def write_note(folder: Path) -> None:
+    """Say beside weights which family they are of."""
+    (folder / NOTE).write_text(json.dumps({"family": "dlm"}) + "\n", encoding="utf-8")
 
 
 class TokenPolicy(ElboPolicy):

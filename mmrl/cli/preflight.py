@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from mmrl.config import Config
 from mmrl.errors import UserError
@@ -29,18 +30,27 @@ def _plugins(config: Config) -> None:
 def _stages(config: Config) -> None:
     """Bind every stage of the recipe for the family's policy: unknown names and options, units that do not fit, and
     channels that the policy does not provide are refused."""
-    from mmrl import config_io, families
+    from mmrl import families
     from mmrl.core import catalogue  # noqa: F401  (registers the stages)
-    from mmrl.selection.base import find as find_selector
-    from mmrl.training.objectives import channels_of, objectives, optimiser_settings
+    from mmrl.training.objectives import channels_of, optimiser_settings
 
     for module in families.family(config.family).extra_stages:
         importlib.import_module(module)
-    kind = families.policy_class(config)
-    recipe = config_io.recipe_of(config, kind.unit)
-    objectives(recipe, kind, find_selector(config.selection.name, config.selection.options))
+    recipe, kind, _, _ = _bound(config)
     for channel in channels_of(recipe, kind):
         optimiser_settings(config, recipe, channel)
+
+
+def _bound(config: Config) -> tuple[Any, Any, Any, Any]:
+    """(recipe, policy class, selector class, objectives) of a run."""
+    from mmrl import config_io, families
+    from mmrl.selection.base import find as find_selector
+    from mmrl.training.objectives import objectives
+
+    kind = families.policy_class(config)
+    recipe = config_io.recipe_of(config, kind.unit)
+    select = find_selector(config.selection.name, config.selection.options)
+    return recipe, kind, select, objectives(recipe, kind, select)
 
 
 def _selection(config: Config) -> None:
@@ -60,15 +70,10 @@ def _rewards(config: Config) -> None:
 
 def _asked_of_rewards(config: Config) -> None:
     """What recipe and selector ask of the rewards; with `auto` that depends on the records and is left to them."""
-    from mmrl import config_io, families
     from mmrl.rewards.plan import make_plan
-    from mmrl.selection.base import find as find_selector
-    from mmrl.training.objectives import check_rewards, objectives
+    from mmrl.training.objectives import check_rewards
 
-    kind = families.policy_class(config)
-    recipe = config_io.recipe_of(config, kind.unit)
-    select = find_selector(config.selection.name, config.selection.options)
-    aims = objectives(recipe, kind, select)
+    recipe, _, select, aims = _bound(config)
     if all(component.name != "auto" for component in config.rewards.components):
         check_rewards(recipe, aims, select, config.selection.options, make_plan(config.rewards.components))
 
