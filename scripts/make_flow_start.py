@@ -22,12 +22,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from image_gen.diversity import pixel_diversity
 from image_gen.embedded import canvas, prompts
 from image_gen.embedded.classifiers import CLASSES, FOLDER, NETS
 from image_gen.embedded.model import SIZES, TRAIN_STEPS, EmbeddedDigits, load, make_transformer
 from image_gen.embedded.rewards import composition_judge, digit, digit_judge, digits_composition
 from image_gen.embedded.words import WordEncoder
-from image_gen.flow.diversity import pixel_diversity
 from image_gen.flow.sampler import denoise
 from image_gen.flow.steps import Ode, guided_velocity, row_mean
 from mmrl.core.streams import stream_seed

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from image_gen.flow.memory import describe as memory_lines  # noqa: F401
+from image_gen.sections import Adapter as Adapter
 from mmrl.config import Section
 from mmrl.data.rows import Require
 
@@ -17,15 +18,6 @@ DEMONSTRATION: Require = "prompt"
 SAMPLES_A_DEMONSTRATION = 1 / 8
 #: Where the quickstart's supervised control finds pictures to imitate.
 QUICKSTART_DEMONSTRATIONS = ["data.train=digits:class?demos=2000"]
-
-
-class Adapter(Section):
-    kind: Literal["none", "lora"] = "lora"
-    rank: int = Field(32, ge=1, le=65536)
-    alpha: float = Field(64, gt=0)
-    targets: list[str] | Literal["default"] = Field(
-        "default", description="module names, or the layers that the literature adapts for this model"
-    )
 
 
 class Model(Section):

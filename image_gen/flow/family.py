@@ -115,14 +115,14 @@ def _dtypes(options: Model, device: torch.device) -> tuple[torch.dtype, torch.dt
 
 def evaluate(policy: FlowPolicy, records: list[Record], config: Config) -> dict[str, float]:
     """Reward, judge and diversity of held-out prompts."""
-    from image_gen.flow.evaluate import evaluate as run
+    from image_gen.evaluate import evaluate as run
 
     return run(policy, records, config)
 
 
 def first_look(policy: FlowPolicy, records: list[Record], config: Config) -> tuple[dict[str, float], list[str]]:
     """The same, with a line for each thing that such an evaluation cannot tell."""
-    from image_gen.flow.evaluate import first_look as run
+    from image_gen.evaluate import first_look as run
 
     return run(policy, records, config)
 

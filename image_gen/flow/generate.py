@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from image_gen.flow.album import Made, remove_earlier, write_json, write_sheets
+from image_gen.album import Made, remove_earlier, write_json, write_sheets
 from mmrl import config_io
 from mmrl.config import Config, Rewards, RewardSpec
 from mmrl.core.streams import Streams, stream_seed
@@ -251,7 +251,7 @@ class Scoring:
         return found
 
     def _one(self, spec: RewardSpec, outputs: Sequence[Any], records: Sequence[Record]) -> list[dict[str, float]]:
-        from image_gen.flow.evaluate import scores
+        from image_gen.evaluate import scores
 
         alone = self.config.model_copy(update={"rewards": Rewards(components=[spec])})
         alone.eval = self.config.eval.model_copy(update={"judges": []})

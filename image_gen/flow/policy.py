@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from image_gen.conditions import Conditions
 from image_gen.flow import windows
 from image_gen.flow.config import Inputs, Model, Sampling
 from image_gen.flow.demonstrations import Picture, noised, squared_error
 from image_gen.flow.divergence import gaussian_kl
-from image_gen.flow.prompts import Conditions
 from image_gen.flow.sampler import Denoised, Trajectory, Velocity, denoise, scored_steps
 from image_gen.flow.steps import Rule, Transition, guided_velocity, log_prob, make_rule, row_mean, transition
 from image_gen.pipelines.base import ImageModel

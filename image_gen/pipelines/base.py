@@ -1,7 +1,9 @@
-"""What the flow policy asks of an image model: prompts to conditions, states to velocities, latents to pictures.
+"""What the policies of images ask of a model: prompts to conditions, a network to train, pictures, weights on disk.
 
-Axes: N images, then the latent's own axes. sigma is the noise level in [0, 1]; the velocity is v ~ x1 - x0 (noise minus
-data) for x_sigma = (1 - sigma) x0 + sigma x1. One subclass an architecture; `image_gen.pipelines.loading` finds it.
+`PictureModel` is what both families share. `ImageModel` adds what flow matching asks: states to velocities, latents to
+pictures. Axes: N images, then the latent's own axes. sigma is the noise level in [0, 1]; the velocity is v ~ x1 - x0
+(noise minus data) for x_sigma = (1 - sigma) x0 + sigma x1. One subclass an architecture; `image_gen.pipelines.loading`
+finds it. What masked images add is in `image_gen.masked.models.base`.
 """
 
 from __future__ import annotations
@@ -27,14 +29,9 @@ def levels(sigma: float | Tensor, x_n: Tensor) -> Tensor:
     return torch.as_tensor(sigma, dtype=x_n.dtype, device=x_n.device).expand(len(x_n))
 
 
-class ImageModel(ABC):
-    """A loaded pipeline whose transformer is trained.
+class PictureModel(ABC):
+    """A loaded model that draws what a prompt asks for; its transformer is trained."""
 
-    guidance   classifier_free: the sampler mixes a conditional and an unconditional velocity; embedded: the network
-               takes the guidance scale as an input (FLUX) and one forward is enough.
-    """
-
-    guidance: Literal["classifier_free", "embedded"] = "classifier_free"
     #: Names of the linear layers that LoRA adapts unless told otherwise (peft target suffixes).
     lora_targets: ClassVar[tuple[str, ...]] = ()
     transformer: torch.nn.Module
@@ -59,11 +56,37 @@ class ImageModel(ABC):
     def collate(self, conditions: Sequence[Condition]) -> Batch:
         """Conditions of the rows of a batch, in order; rows may repeat."""
 
-    # sampling
+    # sizes
 
     @abstractmethod
     def check_size(self, height: int, width: int) -> None:
         """Raises UserError for a size that the decoder or the patches cannot take, naming the nearest sizes."""
+
+    # weights
+
+    def save_lora(self, path: Path) -> None:
+        """The peft adapter of the transformer as a folder that `load_lora_weights` of the plain pipeline takes."""
+        raise NotImplementedError
+
+    def load_lora(self, path: Path) -> None:
+        """Attach a stored adapter to the transformer. Raises UserError for one of another model."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def save(self, path: Path, *, max_shard_size: str = "10GB") -> None:
+        """The whole model as the folder it was loaded from would be (`save_pretrained` of the pipeline)."""
+
+
+class ImageModel(PictureModel):
+    """A flow-matching pipeline.
+
+    guidance   classifier_free: the sampler mixes a conditional and an unconditional velocity; embedded: the network
+               takes the guidance scale as an input (FLUX) and one forward is enough.
+    """
+
+    guidance: Literal["classifier_free", "embedded"] = "classifier_free"
+
+    # sampling
 
     @abstractmethod
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
@@ -97,17 +120,3 @@ class ImageModel(ABC):
     @abstractmethod
     def decode(self, x_n: Tensor, *, height: int, width: int) -> Tensor:
         """Latents to pictures, float32 [N, 3, height, width] in [0, 1] (clipped), no gradient. The caller slices."""
-
-    # weights
-
-    def save_lora(self, path: Path) -> None:
-        """The peft adapter of the transformer as a folder that `load_lora_weights` of the plain pipeline takes."""
-        raise NotImplementedError
-
-    def load_lora(self, path: Path) -> None:
-        """Attach a stored adapter to the transformer. Raises UserError for one of another model."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def save(self, path: Path, *, max_shard_size: str = "10GB") -> None:
-        """The whole model as the folder it was loaded from would be (`save_pretrained` of the pipeline)."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from image_gen.flow.diversity import pixel_diversity
+from image_gen.diversity import pixel_diversity
 
 
 def test_two_prompts_by_hand() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_gen.flow import album, family
+from image_gen import album
+from image_gen.flow import family
 from image_gen.flow import generate as module
 from image_gen.pipelines import tiny
 from mmrl.cli.main import run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from image_gen.flow.sheet import GAP, INSIDE, MARGIN, WIDTH, Section, Shown, _font, contact_sheet, tile, wrap
+from image_gen.sheet import GAP, INSIDE, MARGIN, WIDTH, Section, Shown, _font, contact_sheet, tile, wrap
 
 
 def plain(colour: str, side: int = 256) -> Image.Image:

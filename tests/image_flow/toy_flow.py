@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from toy_model import ToyModel
 
-from image_gen.flow.evaluate import evaluate as evaluate
-from image_gen.flow.evaluate import first_look as first_look
+from image_gen.evaluate import evaluate as evaluate
+from image_gen.evaluate import first_look as first_look
 from image_gen.flow.policy import FlowPolicy
 from mmrl.data.records import Record
 from mmrl.rewards.registry import reward

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from image_gen.flow.sheet import Section, Shown, contact_sheet
+from image_gen.sheet import Section, Shown, contact_sheet
 from mmrl.data.records import Record
 
 JSON = "pictures.json"

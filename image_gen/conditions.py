@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from image_gen.pipelines.base import Condition, ImageModel
+from image_gen.pipelines.base import Condition, PictureModel
 from mmrl.errors import UserError
 
 ENCODED_TOGETHER = 16
@@ -14,7 +14,7 @@ ENCODED_TOGETHER = 16
 class Conditions:
     """The newest `limit` conditions by prompt. `meet` all prompts of a run first, and the encoders may go."""
 
-    def __init__(self, model: ImageModel, *, limit: int) -> None:
+    def __init__(self, model: PictureModel, *, limit: int) -> None:
         self.model, self.limit = model, limit
         self.freed = False
         self._kept: OrderedDict[str, Condition] = OrderedDict()

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from image_gen.flow.diversity import pixel_diversity
+from image_gen.diversity import pixel_diversity
 from mmrl.config import Config, Rewards
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record

@@ -1,0 +1,1 @@
+"""Token predictors behind one interface: aMUSEd's layout of diffusers, and a compact transformer of our own."""

@@ -1,0 +1,5 @@
+"""The schedule policy of Co-GRPO: a Gaussian over raw actions on top of a hand-made schedule.
+
+A reconstruction after AdaNAT's code (arXiv 2409.00342), by the same group: Co-GRPO's own distribution
+was not published.
+"""
