@@ -11,13 +11,12 @@ import torch
 
 from image_gen.flow import plain_usage
 from image_gen.flow.config import Inputs, Model, Sampling
-from image_gen.flow.family import base_of, is_lora
-from image_gen.flow.policy import NOTE
 from image_gen.flow.reload import PICTURE_TOLERANCE, Measured, Probe
 from image_gen.pipelines import lora
 from image_gen.pipelines.base import ImageModel
 from image_gen.pipelines.common import DiffusersModel
 from image_gen.pipelines.loading import load_image_model
+from image_gen.stored import NOTE, base_of, is_lora
 from mmrl import config_io
 from mmrl.config import Config
 from mmrl.data.records import Record

@@ -109,7 +109,7 @@ def other_model(config: Config, checkpoint: Path, name: str) -> Config:
 
 def start_of(config: Config, checkpoint: Path) -> str:
     """The model that training began from: written beside a LoRA, else in the run's configuration."""
-    from image_gen.flow.family import base_of, is_lora
+    from image_gen.stored import base_of, is_lora
     from mmrl.training.stored import run_config, run_folder
 
     if is_lora(config.model.path):

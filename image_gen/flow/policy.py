@@ -23,6 +23,7 @@ from image_gen.flow.divergence import gaussian_kl
 from image_gen.flow.sampler import Denoised, Trajectory, Velocity, denoise, scored_steps
 from image_gen.flow.steps import Rule, Transition, guided_velocity, log_prob, make_rule, row_mean, transition
 from image_gen.pipelines.base import ImageModel
+from image_gen.stored import NOTE
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError
@@ -32,8 +33,6 @@ from mmrl.training.reference import Reference
 from mmrl.training.rollouts import Request, Rollouts, row_keys
 
 CHANNEL = "steps"
-#: Written beside a stored LoRA: what it was trained on.
-NOTE = "mmrl.json"
 
 
 class FlowPolicy(Policy):

@@ -16,7 +16,7 @@ from torch import nn
 from mmrl.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from image_gen.pipelines.base import ImageModel
+    from image_gen.pipelines.base import PictureModel
 
 NAME = "default"
 FILE = "pytorch_lora_weights.safetensors"
@@ -29,7 +29,7 @@ def attached(transformer: nn.Module) -> bool:
 
 
 def attach_lora(
-    model: ImageModel,
+    model: PictureModel,
     *,
     rank: int,
     alpha: float,
@@ -74,7 +74,7 @@ def _trainable(transformer: nn.Module) -> None:
 
 
 @contextmanager
-def reference(model: ImageModel) -> Iterator[None]:
+def reference(model: PictureModel) -> Iterator[None]:
     """The model as it was before the adapter: switched off inside, on again after. Raises ValueError without one.
 
     peft takes the adapter's gradient away meanwhile: call it in no_grad, and not between a forward and its backward
@@ -90,7 +90,7 @@ def reference(model: ImageModel) -> Iterator[None]:
         transformer.enable_adapters()
 
 
-def merge(model: ImageModel) -> None:
+def merge(model: PictureModel) -> None:
     """Make the adapter part of the weights and remove it; without one, nothing."""
     transformer: Any = model.transformer
     if attached(transformer):
@@ -98,7 +98,7 @@ def merge(model: ImageModel) -> None:
         transformer.unload_lora()
 
 
-def checkpoint_gradients(model: ImageModel, *, on: bool = True) -> None:
+def checkpoint_gradients(model: PictureModel, *, on: bool = True) -> None:
     """Gradient checkpointing: the blocks' activations are computed again in the backward pass, not kept."""
     transformer: Any = model.transformer
     if on:

@@ -18,9 +18,9 @@ from image_gen.embedded import model as embedded
 from image_gen.embedded.words import WordEncoder
 from image_gen.flow import plain_pictures, plain_usage
 from image_gen.flow.export import export
-from image_gen.flow.policy import NOTE
 from image_gen.pipelines import lora, tiny
 from image_gen.pipelines.loading import load_image_model
+from image_gen.stored import NOTE
 from mmrl.config_io import build
 from mmrl.data.records import Record
 from mmrl.errors import UserError
