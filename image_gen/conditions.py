@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from image_gen.pipelines.base import Condition, PictureModel
-from mmrl.errors import UserError
+from mmrl.data.records import Record
+from mmrl.errors import RecordError, UserError
 
 ENCODED_TOGETHER = 16
 
@@ -65,3 +66,10 @@ class Conditions:
             self._kept.update(zip(some, self.model.encode(some), strict=True))
         if prompts:
             self.model.rest_encoders()
+
+
+def prompt_of(record: Record, edit: str | None = None) -> str:
+    """The text of a record, with an edit of a request behind it. Raises RecordError for chat messages."""
+    if not isinstance(record.prompt, str):
+        raise RecordError(record.id, "an image model takes the prompt as plain text, not as chat messages")
+    return record.prompt + (edit or "")

@@ -17,6 +17,7 @@ class Family:
     entry.load_policy(config) -> Policy         from a resolved `mmrl.config.Config`
     entry.evaluate(policy, records, config) -> dict[str, float]   greedy metrics of held-out records
     entry.first_look(policy, records, config) -> (the same metrics, lines of advice)    optional; before training
+    entry.compared(before, after) -> (before, after)    optional; what a summary says of two evaluations together
     entry.builtin(name) -> list[Record]         embedded data sets, e.g. "digits:train"
     entry.chance(records, config) -> dict[str, float]             level of the best constant answer
     entry.export(config, out, wanted, record) -> Exported         optional; a folder that its ecosystem loads
@@ -44,6 +45,12 @@ FAMILIES = {
         config="image_gen.flow.config",
         entry="image_gen.flow.family",
         extra_stages=("image_gen.flow.stages", "image_gen.rewards.catalogue", "image_gen.embedded.rewards"),
+    ),
+    "masked": Family(
+        "masked",
+        config="image_gen.masked.config",
+        entry="image_gen.masked.family",
+        extra_stages=("image_gen.rewards.catalogue", "image_gen.embedded.rewards"),
     ),
     "dlm": Family(
         "dlm",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from image_gen.conditions import Conditions
+from image_gen.conditions import Conditions, prompt_of
 from image_gen.flow import windows
 from image_gen.flow.config import Inputs, Model, Sampling
 from image_gen.flow.demonstrations import Picture, noised, squared_error
@@ -85,7 +85,7 @@ class FlowPolicy(Policy):
         return not self._half
 
     def meet(self, records: Sequence[Record]) -> list[str]:
-        return self.conditions.meet([_prompt(r) for r in records], unconditional=self._two_halves)
+        return self.conditions.meet([prompt_of(r) for r in records], unconditional=self._two_halves)
 
     def expect(self, channels: frozenset[str]) -> None:
         self._project = "reward_ntk" in channels
@@ -122,7 +122,7 @@ class FlowPolicy(Policy):
             first = [streams.generator(request.record.id, 0, use="first-noise") for request, _ in jobs]
         shape = self.model.latent_shape(*size)
         x_n = torch.stack([torch.randn(shape, generator=g) for g in first]).to(self.device)
-        rows = [Trajectory(_prompt(request.record, request.prompt_edit)) for request, _ in jobs]
+        rows = [Trajectory(prompt_of(request.record, request.prompt_edit)) for request, _ in jobs]
         greedy, steps = window is None, self.sampling.eval_steps
         with torch.no_grad():
             done = denoise(
@@ -232,7 +232,7 @@ class FlowPolicy(Policy):
             raise RecordError(record.id, "no picture to imitate; add `images`, or use another recipe than sft")
         generator = streams.generator(record.id, 0, use="demonstration")
         latent = self.model.from_picture(record.images[0], height=self.inputs.height, width=self.inputs.width)
-        return noised(latent, prompt=_prompt(record), generator=generator)
+        return noised(latent, prompt=prompt_of(record), generator=generator)
 
     # likelihood
 
@@ -335,7 +335,7 @@ class FlowPolicy(Policy):
     def reference(self) -> AbstractContextManager[None]:
         return self._reference.active()
 
-    def keep_reference(self) -> None:
+    def keep_reference(self, channel: str) -> None:
         self._reference.keep()
 
     def parameters_of(self, channel: str) -> list[torch.nn.Parameter]:
@@ -362,7 +362,7 @@ class FlowPolicy(Policy):
         from torchvision.transforms.functional import to_pil_image
 
         return [
-            {"prompt": _prompt(rollouts.records[i]), "output": "", "images": [to_pil_image(rollouts.outputs[i])]}
+            {"prompt": prompt_of(rollouts.records[i]), "output": "", "images": [to_pil_image(rollouts.outputs[i])]}
             for i in rows
         ]
 
@@ -374,9 +374,3 @@ class _Sampled:
         self, rows: list[Trajectory], done: Denoised, pictures: list[Tensor], by_step: dict[int, list[Tensor]]
     ) -> None:
         self.rows, self.done, self.pictures, self.by_step = rows, done, pictures, by_step
-
-
-def _prompt(record: Record, edit: str | None = None) -> str:
-    if not isinstance(record.prompt, str):
-        raise RecordError(record.id, "an image model takes the prompt as plain text, not as chat messages")
-    return record.prompt + (edit or "")

@@ -96,6 +96,9 @@ class Inputs(Section):
         default_factory=list, description="further step counts that evaluation measures, with both schedules"
     )
     curve_images: int = Field(4, ge=1, le=100_000, description="images of each held-out prompt at these")
+    dropped_prompts: float = Field(
+        0.1, ge=0, lt=1, description="share of imitated pictures shown without their prompt, so that guidance stays"
+    )
     cached_prompts: int = Field(
         2048, ge=1, description="prompts whose encodings are kept; when the run has no more, the encoders are freed"
     )

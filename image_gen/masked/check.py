@@ -1,0 +1,27 @@
+"""What of a configuration of masked-image models can be refused before any weight is read."""
+
+from __future__ import annotations
+
+from mmrl import config_io
+from mmrl.config import Config
+from mmrl.errors import UserError
+
+
+def check(config: Config) -> None:
+    """Raises UserError where the recipe trains a schedule that draws no actions."""
+    from image_gen.masked.policy import SCHEDULE, MaskedPolicy
+    from mmrl.training.objectives import channels_of
+
+    sampling = config.sampling
+    if SCHEDULE not in channels_of(config_io.recipe_of(config), MaskedPolicy):
+        return
+    if sampling.steps < 2:
+        raise UserError(
+            f"sampling.steps: {sampling.steps} step leaves recipe {config.recipe!r} no action to train, for the last "
+            "step has none; take 2 or more, or a recipe that trains tokens only (mask-grpo)"
+        )
+    if not sampling.explore:
+        raise UserError(
+            f"sampling.explore: recipe {config.recipe!r} trains the schedule, which must draw its actions; set it to "
+            "true, or take a recipe that trains tokens only (mask-grpo)"
+        )
