@@ -8,11 +8,19 @@ from mmrl.errors import UserError
 
 
 def check(config: Config) -> None:
-    """Raises UserError where the recipe trains a schedule that draws no actions."""
+    """Raises UserError where the recipe trains a schedule that draws no actions, and for a hand-made schedule that is
+    set although AdaNAT's formula takes its place."""
     from image_gen.masked.policy import SCHEDULE, MaskedPolicy
     from mmrl.training.objectives import channels_of
 
     sampling = config.sampling
+    if config.model.schedule.base == "adanat":
+        for name in ("mask_schedule", "remask_temperature", "sample_temperature"):
+            if getattr(sampling, name) != type(sampling).model_fields[name].default:
+                raise UserError(
+                    f"sampling.{name}: AdaNAT's formula (model.schedule.base) says this itself; leave it out, or take "
+                    "base scheduler"
+                )
     if SCHEDULE not in channels_of(config_io.recipe_of(config), MaskedPolicy):
         return
     if sampling.steps < 2:

@@ -99,18 +99,19 @@ class HandMade:
 def hand_made(
     model: TokenModel, sampling: Sampling, schedule: Schedule, steps: int, *, guidance: float | None = None
 ) -> HandMade:
-    """At this number of steps; `guidance` in place of the configured one, which stands for the model's own."""
-    if guidance is None:
-        guidance = model.guidance if sampling.guidance is None else sampling.guidance
+    """At this number of steps; `guidance` in place of the configured one. By default that is the model's own, and 1 for
+    AdaNAT's formula, where it is w_base."""
+    guidance = sampling.guidance if guidance is None else guidance
     if schedule.options.base == "adanat":
-        return HandMade(targets.adanat_values(steps, guidance=guidance), guidance)
+        scale = 1.0 if guidance is None else guidance
+        return HandMade(targets.adanat_values(steps, guidance=scale), scale)
     base_tv = targets.base_values(
         model.scheduler,
         steps,
         mask_schedule=sampling.mask_schedule,
         remask=sampling.remask_temperature,
         sample=sampling.sample_temperature,
-        guidance=guidance,
+        guidance=model.guidance if guidance is None else guidance,
     )
     return HandMade(base_tv, 1.0)
 

@@ -60,8 +60,8 @@ def _take_stored_schedule(options: Model, schedule: Schedule) -> None:
         asked, kept = getattr(options.schedule, name), getattr(schedule.options, name)
         if asked != kept:
             raise UserError(
-                f"model.schedule.{name}: {asked} is asked for, the schedule stored with {options.path!r} has {kept}; it "
-                "is trained further as it is, so leave the setting out"
+                f"model.schedule.{name}: {asked} is asked for, the schedule stored with {options.path!r} has {kept}; "
+                "it is trained further as it is, so leave the setting out"
             )
     options.schedule = schedule.options.model_copy(deep=True)
 

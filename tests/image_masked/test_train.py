@@ -182,6 +182,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "more steps than there are": ({"sampling": {"train_steps": 9}}, "train_steps: 9 of 4 steps cannot be chosen"),
     "unknown variable": ({"model": {"schedule": {"learn": ["ratios"]}}}, "ratio"),
     "below the floor": ({"model": {"schedule": {"deviation": {"start": 0.01}}}}, "lies below floor"),
+    "two hand-made schedules": (
+        {"model": {"schedule": {"base": "adanat"}}, "sampling": {"mask_schedule": "linear"}},
+        "sampling.mask_schedule: AdaNAT's formula",
+    ),
     "flow's sampling": ({"recipe": "flow-grpo"}, "choose a recipe of this family"),
 }
 
