@@ -73,7 +73,7 @@ def prepared(options: Options, load: Load[M], *, device: str = "auto") -> Ready[
     if options.adapter.kind == "none":
         model.transformer.requires_grad_(True)
     if options.gradient_checkpointing:
-        lora.checkpoint_gradients(model)
+        model.checkpoint_gradients()
     model.transformer.eval()
     without: Any = (lambda: lora.reference(model)) if fresh else None
     return Ready(model, without, base if is_stored else None)

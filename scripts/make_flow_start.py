@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from image_gen.diversity import pixel_diversity
-from image_gen.embedded import canvas, prompts
+from image_gen.embedded import canvas, prompts, starts
 from image_gen.embedded.classifiers import CLASSES, FOLDER, NETS
 from image_gen.embedded.model import SIZES, TRAIN_STEPS, EmbeddedDigits, load, make_transformer
 from image_gen.embedded.rewards import composition_judge, digit, digit_judge, digits_composition
+from image_gen.embedded.starts import Loss
 from image_gen.embedded.words import WordEncoder
 from image_gen.flow.sampler import denoise
 from image_gen.flow.steps import Ode, guided_velocity, row_mean
@@ -41,46 +40,18 @@ KEEP_EVERY = 50
 MAX_BYTES = 6_000_000
 #: Of the transformer: pictures of one cell and of the wide canvas in a batch, share of prompts dropped for guidance.
 NARROW, WIDE, DROPPED = 32, 96, 0.1
-LR = 2e-3
-
-#: (step) -> loss with gradient.
-Loss = Callable[[int], Tensor]
 
 
 # ---- one loop for all three ----------------------------------------------------------------------------------------
 
 
 def train(name: str, module: nn.Module, loss: Loss, *, steps: int, decay: bool, work: Path, after: str = "") -> None:
-    """AdamW for `steps` steps, from its own state in `work` if there is one, else from the last one of `after`."""
-    optimiser = torch.optim.AdamW(module.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
-    file, first = work / f"{name}.pt", 0
-    known = [one for one in (file, work / f"{after}.pt") if one.is_file()]
-    if known:
-        state = torch.load(known[0], weights_only=True)
-        first = state["step"]
-        module.load_state_dict(state["module"])
-        optimiser.load_state_dict(state["optimiser"])
-    started, losses = time.monotonic(), list[float]()
-    module.train()
-    for step in range(first, steps):
-        torch.manual_seed(stream_seed("make_flow_start", after or name, SEEDS[after or name], step))
-        rate = LR * min(1.0, (step + 1) / 20) * (1 - step / steps if decay else 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        value = loss(step)
-        optimiser.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimiser.step()
-        losses.append(value.item())
-        if (step + 1) % KEEP_EVERY == 0 or step + 1 == steps:
-            rest = {"module": module.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save({"step": step + 1, **rest}, file.with_suffix(".new"))
-            file.with_suffix(".new").replace(file)
-            seconds = (time.monotonic() - started) / (step + 1 - first)
-            print(f"{name} {step + 1}/{steps}: loss {np.mean(losses):.4f}, {seconds:.3f} s a step")
-            losses.clear()
-    module.eval()
+    """`starts.train`; what goes on from `after` draws the numbers that `after` would have drawn."""
+
+    def seed(step: int) -> int:
+        return stream_seed("make_flow_start", after or name, SEEDS[after or name], step)
+
+    starts.train(name, module, loss, seed=seed, steps=steps, decay=decay, work=work, after=after, keep_every=KEEP_EVERY)
 
 
 # ---- the two networks ----------------------------------------------------------------------------------------------
@@ -247,11 +218,7 @@ def report(out: Path) -> None:
     for name, (folder, records) in sets.items():
         model = load(out / folder, dtype=torch.float32, device=torch.device("cpu"))
         every = [numbers(model, records, seed=s, steps=SAMPLING_STEPS, guidance=1.0) for s in SAMPLING_SEEDS]
-        line = ", ".join(
-            f"{key} {np.mean([e[key] for e in every]):.3f} +- {np.std([e[key] for e in every], ddof=1):.3f}"
-            for key in every[0]
-        )
-        print(f"{name}, {SAMPLING_STEPS} steps of the ODE, guidance 1: {line}")
+        print(f"{name}, {SAMPLING_STEPS} steps of the ODE, guidance 1: {starts.spread(every)}")
 
 
 # ---- all of it -----------------------------------------------------------------------------------------------------
@@ -277,10 +244,7 @@ def main() -> None:
                 make_network(name, steps=steps, work=work, out=asked.out)
     if asked.only in (None, "measure"):
         report(asked.out)
-    size = sum(f.stat().st_size for f in asked.out.rglob("*.*") if f.is_file())
-    print(f"{asked.out}: {size} bytes")
-    if size > MAX_BYTES:
-        raise SystemExit(f"larger than the {MAX_BYTES} bytes that the package allows")
+    starts.check_size(asked.out, most=MAX_BYTES)
 
 
 if __name__ == "__main__":

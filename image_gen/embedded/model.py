@@ -6,30 +6,26 @@ Latents are the pixels themselves, [1, H, W], -1 paper to 1 ink. One cell (8 x 8
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from image_gen.embedded.canvas import CELLS, SIDE
-from image_gen.embedded.words import LONGEST, VOCABULARY, WIDTH, WordEncoder, split
+from image_gen.embedded.told import FOLDER, ToldModel, load_parts
+from image_gen.embedded.words import WIDTH
 from image_gen.flow.sigmas import sigma_table
-from image_gen.pipelines import lora
-from image_gen.pipelines.base import Batch, Condition, ImageModel, levels
+from image_gen.pipelines.base import ImageModel, levels
+from image_gen.pipelines.pixels import pixels_of
 from image_gen.pipelines.sd3 import SD3
-from mmrl import json_io
 from mmrl.errors import UserError
 
 #: The two shipped starts: the second was trained for longer, since composition is learned later than single digits.
 NAMES = {"embedded:flow": "flow", "embedded:compose": "compose"}
 NAME = "embedded:flow"
-#: In model_index.json, where diffusers has the name of a pipeline.
 CLASS = "EmbeddedDigits"
-FOLDER = Path(__file__).with_name("weights")
 SIZES = ((SIDE, SIDE), (SIDE, SIDE * CELLS))
 #: Of the table of noise levels; latents this small need no more.
 SHIFT = 1.0
@@ -56,40 +52,11 @@ def make_transformer() -> Any:
     )
 
 
-class EmbeddedDigits(ImageModel):
+class EmbeddedDigits(ToldModel, ImageModel):
     """Prompts of `image_gen.embedded.prompts`; guidance mixes with the empty prompt, which was trained as well."""
 
+    class_name = CLASS
     lora_targets = SD3.lora_targets
-
-    def __init__(self, transformer: Any, words: WordEncoder) -> None:
-        self.transformer: Any = transformer
-        self.words = words.requires_grad_(False)
-        self._freed = False
-
-    # prompts
-
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> list[Condition]:
-        """The arguments of the transformer's forward. Raises UserError for an unknown word."""
-        if self._freed:
-            raise RuntimeError("the word encoder has been freed; encode every prompt before free_encoders()")
-        if not prompts:
-            return []
-        told_n, pooled_n = self.words(self.words.ids(prompts))
-        dtype = self.transformer.dtype
-        return [
-            {"encoder_hidden_states": told.to("cpu", dtype), "pooled_projections": pooled.to("cpu", dtype)}
-            for told, pooled in zip(told_n, pooled_n, strict=True)
-        ]
-
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
-        return [max(0, len(split(p)) - LONGEST) for p in prompts]
-
-    def free_encoders(self) -> None:
-        self._freed = True  # its few kilobytes stay: `save` writes them
-
-    def collate(self, conditions: Sequence[Condition]) -> Batch:
-        return {key: torch.stack([c[key] for c in conditions]).to(self.transformer.device) for key in conditions[0]}
 
     # sampling
 
@@ -128,16 +95,8 @@ class EmbeddedDigits(ImageModel):
 
     def from_picture(self, picture: Any, *, height: int, width: int) -> Tensor:
         """The grey of its channels. Raises UserError for another size."""
-        from torchvision.transforms.functional import to_tensor
-
-        from mmrl.data.images import open_image
-
         self.check_size(height, width)
-        pixels: Tensor = picture if isinstance(picture, Tensor) else to_tensor(open_image(picture))
-        if pixels.shape != (3, height, width):
-            raise UserError(
-                f"picture: the size is {list(pixels.shape)}, the model is trained at {height}x{width}; resize it"
-            )
+        pixels = pixels_of(picture, height=height, width=width)
         return 2 * pixels.float().mean(0, keepdim=True).cpu() - 1
 
     @torch.no_grad()
@@ -145,29 +104,6 @@ class EmbeddedDigits(ImageModel):
         """NaN becomes 0; count non-finite latents before."""
         grey_n = (x_n.float() / 2 + 0.5).clamp(0, 1).nan_to_num(nan=0.0)
         return grey_n.expand(-1, 3, -1, -1).contiguous()
-
-    # weights
-
-    def save_lora(self, path: Path) -> None:
-        """Keys and metadata of a LoRA for SD3."""
-        from diffusers import StableDiffusion3Pipeline
-
-        lora.save(self.transformer, StableDiffusion3Pipeline, path)
-
-    def load_lora(self, path: Path) -> None:
-        lora.load(self.transformer, _pipeline_around(self.transformer), path)
-
-    def save(self, path: Path, *, max_shard_size: str = "10GB") -> None:
-        """`transformer/` by diffusers' `save_pretrained`, `words/` beside it. Refused with a LoRA attached."""
-        if lora.attached(self.transformer):
-            raise ValueError("a LoRA is attached: save_lora stores it alone, lora.merge makes it part of the weights")
-        path.mkdir(parents=True, exist_ok=True)
-        self.transformer.save_pretrained(path / "transformer", max_shard_size=max_shard_size)
-        (path / "words").mkdir(exist_ok=True)
-        state = {name: value.detach().cpu().contiguous() for name, value in self.words.state_dict().items()}
-        save_file(state, path / "words" / "words.safetensors")
-        _write(path / "words" / "vocabulary.json", {"words": list(VOCABULARY)})
-        _write(path / "model_index.json", {"_class_name": CLASS})
 
 
 def load(name: str | Path = NAME, *, dtype: torch.dtype, device: torch.device) -> EmbeddedDigits:
@@ -179,48 +115,17 @@ def load(name: str | Path = NAME, *, dtype: torch.dtype, device: torch.device) -
     from diffusers import SD3Transformer2DModel
 
     folder = FOLDER / NAMES[str(name)] if str(name) in NAMES else Path(name).expanduser()
-    index, vocabulary = folder / "model_index.json", folder / "words" / "vocabulary.json"
-    remedy = "take a whole copy of the model"
-    if not index.is_file() or json_io.read_object(index, remedy=remedy).get("_class_name") != CLASS:
-        raise UserError(
-            f"model.path: {str(name)!r} is no folder of an embedded model; give {NAME} or a folder it was saved in"
-        )
-    if json_io.read_object(vocabulary, remedy=remedy).get("words") != list(VOCABULARY):
-        raise UserError(f"{vocabulary}: another vocabulary than this version's; make the model anew")
-    words = WordEncoder()
-    try:
-        words.load_state_dict(load_file(folder / "words" / "words.safetensors"))
-        transformer, report = SD3Transformer2DModel.from_pretrained(
-            str(folder / "transformer"),
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # libraries raise anything over damaged files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UserError(f"model.path: cannot load {str(name)!r}: {reason}; {remedy}") from error
-    if report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]:
-        raise UserError(
-            f"model.path: the weights in {str(folder / 'transformer')!r} do not fit its config.json; {remedy}"
-        )
+    transformer, words = load_parts(
+        folder,
+        asked=str(name),
+        class_name=CLASS,
+        example=NAME,
+        transformer_class=SD3Transformer2DModel,
+        dtype=dtype,
+    )
     return EmbeddedDigits(transformer.to(device).eval(), words.to(device).eval())
 
 
 def load_compose(*, dtype: torch.dtype, device: torch.device) -> EmbeddedDigits:
     """`embedded:compose`."""
     return load("embedded:compose", dtype=dtype, device=device)
-
-
-def _pipeline_around(transformer: Any) -> Any:
-    """An SD3 pipeline of a transformer alone: it knows how to read a LoRA."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
-
-    missing = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
-    return StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), **dict.fromkeys(missing)
-    )
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from image_gen.pipelines import lora
 from mmrl.errors import UserError
 
 #: What the network is told about one prompt: tensors without a batch axis, on the CPU, in the dtype of the transformer.
@@ -64,13 +65,21 @@ class PictureModel(ABC):
 
     # weights
 
+    def checkpoint_gradients(self, *, on: bool = True) -> None:
+        """Gradient checkpointing: the blocks' activations are computed again in the backward pass, not kept."""
+        transformer: Any = self.transformer
+        if on:
+            transformer.enable_gradient_checkpointing()
+        else:
+            transformer.disable_gradient_checkpointing()
+
     def save_lora(self, path: Path) -> None:
-        """The peft adapter of the transformer as a folder that `load_lora_weights` of the plain pipeline takes."""
-        raise NotImplementedError
+        """The peft adapter of the transformer as a folder that plain diffusers takes (`image_gen.pipelines.lora`)."""
+        lora.save(self.transformer, path)
 
     def load_lora(self, path: Path) -> None:
         """Attach a stored adapter to the transformer. Raises UserError for one of another model."""
-        raise NotImplementedError
+        lora.load(self.transformer, path)
 
     @abstractmethod
     def save(self, path: Path, *, max_shard_size: str = "10GB") -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from image_gen.pipelines.common import Level, Reader
+from image_gen.pipelines.common import Level
+from image_gen.pipelines.components import Reader
 from image_gen.pipelines.packed import PackedModel
 from image_gen.pipelines.sd3 import SD3
 

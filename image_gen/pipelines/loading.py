@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from image_gen.pipelines.base import ImageModel
-from mmrl import json_io
+from image_gen.pipelines.folders import (
+    INDEX,
+    attribute,
+    elsewhere,
+    index_of,
+    local_folder,
+    reading,
+    whole_weights,
+)
+from image_gen.pipelines.quiet import bars
 from mmrl.errors import UserError, nearest
-from mmrl.training.exported import looks_local
 
-INDEX = "model_index.json"
 #: Adapters by the pipeline class: module and name. A new architecture is a line here and a subclass.
 ADAPTERS = {
     "StableDiffusion3Pipeline": ("image_gen.pipelines.sd3", "SD3"),
@@ -31,8 +35,6 @@ EMBEDDED = {
 #: Models of this package in folders of their own, by the class in model_index.json: a function of the folder as well.
 OWN = {"EmbeddedDigits": EMBEDDED["embedded:flow"]}
 _LIBRARIES = ("diffusers", "transformers")
-_REMEDY = "take a whole copy of the model"
-_BAR_FROM_BYTES = 1_000_000_000
 
 
 def load_image_model(
@@ -44,23 +46,18 @@ def load_image_model(
     dtype: of text encoders and transformer, whatever they are stored in. transformer_dtype: another one for the
     transformer, whose weights are trained in float32 only (a LoRA is float32 in any case). The VAE is float32. Text
     encoders stay on the CPU until `encode`; transformer and VAE go to `device`; eval mode; only the transformer asks
-    for a gradient. Raises UserError: no folder,
-    no pipeline, an unknown class or scheduler, damaged files, weights that do not fit their configuration.
+    for a gradient. Raises UserError: no folder, no pipeline, an unknown class or scheduler, a model of family masked,
+    damaged files, weights that do not fit their configuration.
     """
     if path.startswith("embedded:"):
-        if path not in EMBEDDED:
-            raise UserError(f"model.path: unknown embedded model {path!r}{nearest(path, EMBEDDED)}")
-        model: ImageModel = _attribute(*EMBEDDED[path])(dtype=transformer_dtype or dtype, device=device)
-        return model
-    folder = _local(path)
-    index = json_io.read_object(folder / INDEX, remedy=_REMEDY) if (folder / INDEX).is_file() else {}
+        return _embedded(path, dtype=transformer_dtype or dtype, device=device)
+    folder = local_folder(path, download=_download)
+    index = index_of(folder)
     if index.get("_class_name") in OWN:
-        own: ImageModel = _attribute(*OWN[index["_class_name"]])(
-            folder, dtype=transformer_dtype or dtype, device=device
-        )
+        own: ImageModel = attribute(*OWN[index["_class_name"]])(folder, dtype=transformer_dtype or dtype, device=device)
         return own
     kind = pipeline_class(folder)
-    with _reading(path), _bars(folder):
+    with reading(path), bars(folder):
         pipe = _load(folder, kind, index, dtype, transformer_dtype or dtype)
     for part in (pipe.transformer, pipe.vae):
         part.to(device).eval()
@@ -68,38 +65,33 @@ def load_image_model(
     for name, part in pipe.components.items():
         if name.startswith("text_encoder") and part is not None:
             part.eval().requires_grad_(False)
-    adapter: ImageModel = _attribute(*ADAPTERS[kind])(pipe, source=folder, device=device)
+    adapter: ImageModel = attribute(*ADAPTERS[kind])(pipe, source=folder, device=device)
     return adapter
 
 
 def pipeline_class(folder: Path) -> str:
     """The name of the pipeline class of a local folder; a key of ADAPTERS. Raises UserError for any other."""
-    if not (folder / INDEX).is_file():
-        hint = "; this is a single model, give the folder above it" if (folder / "config.json").is_file() else ""
-        raise UserError(f"model.path: {str(folder)!r} has no {INDEX}, so it is no diffusers pipeline{hint}")
-    kind = json_io.read_object(folder / INDEX, remedy=_REMEDY).get("_class_name")
+    kind = index_of(folder).get("_class_name")
     if kind not in ADAPTERS:
-        raise UserError(f"model.path: {str(folder)!r} is a {kind}, which is not supported; take {', '.join(ADAPTERS)}")
+        remedy = elsewhere(kind, "flow") or f"take {', '.join(ADAPTERS)}"
+        raise UserError(f"model.path: {str(folder)!r} is a {kind}, which is not supported; {remedy}")
     return str(kind)
 
 
-def _attribute(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)
+def _embedded(path: str, *, dtype: torch.dtype, device: torch.device) -> ImageModel:
+    if path not in EMBEDDED:
+        remedy = elsewhere(path, "flow")
+        if remedy:
+            raise UserError(f"model.path: {path!r} is no flow-matching model; {remedy}")
+        raise UserError(f"model.path: unknown embedded model {path!r}{nearest(path, EMBEDDED)}")
+    model: ImageModel = attribute(*EMBEDDED[path])(dtype=dtype, device=device)
+    return model
 
 
-def _local(path: str) -> Path:
-    """The folder, downloaded first when the path is the id of a hub."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise UserError(f"model.path: {path!r} is a file; give the folder that holds {INDEX}")
-    if looks_local(path) or "/" not in path:
-        raise UserError(f"model.path: no folder {path!r}; give a folder written by save_pretrained, or a hub id")
+def _download(path: str) -> str:
     from diffusers import DiffusionPipeline
 
-    with _reading(path):
-        return Path(DiffusionPipeline.download(path, use_safetensors=True))
+    return str(DiffusionPipeline.download(path, use_safetensors=True))
 
 
 def _load(folder: Path, kind: str, index: dict[str, Any], dtype: torch.dtype, transformer_dtype: torch.dtype) -> Any:
@@ -109,48 +101,9 @@ def _load(folder: Path, kind: str, index: dict[str, Any], dtype: torch.dtype, tr
     for name, value in parts.items():
         if not isinstance(value, list) or len(value) != 2 or value[0] not in (*_LIBRARIES, None):
             raise UserError(f"model.path: {INDEX} of {str(folder)!r} has an unknown component {name}: {value}")
-    transformer = _transformer(getattr(diffusers, parts["transformer"][1]), folder, transformer_dtype)
+    named = getattr(diffusers, parts["transformer"][1])
+    transformer = whole_weights(named, folder, "transformer", dtype=transformer_dtype)
     dtypes = {"default": dtype, "vae": torch.float32}
     return getattr(diffusers, kind).from_pretrained(
         str(folder), transformer=transformer, dtype=dtypes, use_safetensors=True, local_files_only=True
     )
-
-
-def _transformer(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Every weight from the file: missing, surplus and wrongly shaped ones are refused rather than drawn at random."""
-    model, report = kind.from_pretrained(
-        str(folder), subfolder="transformer", dtype=dtype, use_safetensors=True, output_loading_info=True
-    )
-    for what, verb in (("missing_keys", "lacks"), ("unexpected_keys", "has surplus"), ("mismatched_keys", "has wrong")):
-        names = sorted(k if isinstance(k, str) else str(k[0]) for k in report[what])
-        if names:
-            raise UserError(
-                f"model.path: the transformer's weights in {str(folder)!r} do not fit its config.json: it {verb} "
-                f"{len(names)} tensors, first {names[0]}"
-            )
-    return model
-
-
-@contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """Libraries raise anything over damaged files: here it becomes a UserError, the cause chained to it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0].rstrip(".") if lines else type(error).__name__
-        if len(reason.split()) < 3:  # a bare key says nothing without its kind
-            reason = f"{type(error).__name__} {reason}"
-        raise UserError(
-            f"model.path: cannot load {path!r}: {reason}; is it a whole folder written by save_pretrained?"
-        ) from error
-
-
-def _bars(folder: Path) -> Any:
-    """Progress bars of the libraries for models large enough to wait for."""
-    from image_gen.pipelines.common import quiet
-
-    size = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
-    return quiet() if size < _BAR_FROM_BYTES else nullcontext()

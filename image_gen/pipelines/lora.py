@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 NAME = "default"
 FILE = "pytorch_lora_weights.safetensors"
+#: Before the name of every layer, as in the files of diffusers.
+PREFIX = "transformer"
+#: Where the file's header holds the configuration.
+METADATA = "lora_adapter_metadata"
 #: Shapes by name, and the class of the transformer if it is known.
 Stored = tuple[dict[str, tuple[int, ...]], str | None]
 
@@ -98,33 +102,28 @@ def merge(model: PictureModel) -> None:
         transformer.unload_lora()
 
 
-def checkpoint_gradients(model: PictureModel, *, on: bool = True) -> None:
-    """Gradient checkpointing: the blocks' activations are computed again in the backward pass, not kept."""
-    transformer: Any = model.transformer
-    if on:
-        transformer.enable_gradient_checkpointing()
-    else:
-        transformer.disable_gradient_checkpointing()
-
-
-def save(transformer: Any, pipeline: Any, path: Path) -> None:
-    """The folder that `load_lora_weights` of the pipeline class takes; rank, alpha, targets and the class of the
-    transformer are in its metadata (as peft's own configuration)."""
+def save(transformer: Any, path: Path) -> None:
+    """The folder that `load_lora_weights` of a pipeline takes, and where it has none `load_lora_adapter` of its
+    transformer: layers below `transformer.`; rank, alpha, targets and the class of the transformer in the metadata (as
+    peft's own configuration)."""
     from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
 
     if not attached(transformer):
         raise ValueError("the transformer has no adapter to save")
     config = transformer.peft_config[NAME].to_dict() | {
         "auto_mapping": {"base_model_class": type(transformer).__name__}
     }
+    told = {f"{PREFIX}.{key}": sorted(v) if isinstance(v, set) else v for key, v in config.items()}
+    layers = {
+        f"{PREFIX}.{name}": value.detach().cpu().contiguous()
+        for name, value in get_peft_model_state_dict(transformer).items()
+    }
     path.mkdir(parents=True, exist_ok=True)
-    layers = {name: value.detach().cpu() for name, value in get_peft_model_state_dict(transformer).items()}
-    pipeline.save_lora_weights(
-        path, transformer_lora_layers=layers, transformer_lora_adapter_metadata=config, weight_name=FILE
-    )
+    save_file(layers, path / FILE, metadata={"format": "pt", METADATA: json.dumps(told, indent=2, sort_keys=True)})
 
 
-def load(transformer: Any, pipe: Any, path: Path) -> None:
+def load(transformer: Any, path: Path) -> None:
     """Attach a stored adapter, trainable. Raises UserError for no adapter, a damaged one, one of another model."""
     if attached(transformer):
         raise ValueError("the transformer has an adapter already")
@@ -134,7 +133,15 @@ def load(transformer: Any, pipe: Any, path: Path) -> None:
     _check_fit(_stored(file), transformer, file)
     with _calm():
         try:
-            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=NAME, use_safetensors=True)
+            transformer.load_lora_adapter(
+                str(file.parent),
+                prefix=PREFIX,
+                weight_name=file.name,
+                adapter_name=NAME,
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=True,  # nothing is drawn at random first
+            )
         except Exception as error:  # libraries raise anything over damaged metadata
             reason = (str(error).splitlines() or [""])[0]
             raise UserError(f"{file}: cannot be loaded: {type(error).__name__} {reason}") from error
@@ -157,10 +164,10 @@ def _stored(file: Path) -> Stored:
 def _made_for(metadata: dict[str, str], file: Path) -> str | None:
     """The class of the transformer, where the file says it."""
     try:
-        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        config = json.loads(metadata.get(METADATA, "{}"))
     except json.JSONDecodeError as error:
         raise UserError(f"{file}: its metadata are broken ({error}); copy it again") from error
-    mapping = config.get("transformer.auto_mapping") if isinstance(config, dict) else None
+    mapping = config.get(f"{PREFIX}.auto_mapping") if isinstance(config, dict) else None
     return mapping.get("base_model_class") if isinstance(mapping, dict) else None
 
 
@@ -173,8 +180,8 @@ def _check_fit(stored: Stored, transformer: nn.Module, file: Path) -> None:
     if made_for not in (None, kind):
         raise UserError(f"{file}: a LoRA of another model: it was made for a {made_for}, this is a {kind}")
     for name, shape in shapes.items():
-        layer, _, matrix = name.removeprefix("transformer.").rpartition(".lora_")
-        if not name.startswith("transformer.") or matrix not in ("A.weight", "B.weight"):
+        layer, _, matrix = name.removeprefix(f"{PREFIX}.").rpartition(".lora_")
+        if not name.startswith(f"{PREFIX}.") or matrix not in ("A.weight", "B.weight"):
             raise UserError(
                 f"{file}: {name} is not LoRA of a transformer in diffusers' format; load the file in diffusers and "
                 "write it again with save_lora_weights"

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from image_gen.pipelines.base import Batch, Condition
-from image_gen.pipelines.common import Level, Reader
+from image_gen.pipelines.common import Level
+from image_gen.pipelines.components import Reader
 from image_gen.pipelines.packed import PackedModel
 from image_gen.pipelines.sd3 import SD3
 from mmrl.errors import UserError

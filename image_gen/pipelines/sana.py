@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from image_gen.pipelines.common import DiffusersModel, Level, Reader
+from image_gen.pipelines.common import DiffusersModel, Level
+from image_gen.pipelines.components import Reader
 from mmrl.errors import UserError
 
 _SOLVER = "DPMSolverMultistepScheduler"

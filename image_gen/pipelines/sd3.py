@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from image_gen.pipelines.common import DiffusersModel, Level, Reader
+from image_gen.pipelines.common import DiffusersModel, Level
+from image_gen.pipelines.components import Reader
 
 
 class SD3(DiffusersModel):

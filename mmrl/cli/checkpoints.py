@@ -10,6 +10,8 @@ from mmrl.errors import UserError
 NOTE = "mmrl.json"
 #: The family of a folder that says nothing itself, by a file that others of its kind have.
 MARKS = {"model_index.json": "flow", "pytorch_lora_weights.safetensors": "flow"}
+#: The same by the class that its model_index.json names, where it is another one.
+CLASSES = {"AmusedPipeline": "masked", "EmbeddedTokens": "masked"}
 #: The same by `model_type` of its config.json, up to the first hyphen.
 KINDS = {"llada": "dlm", "sdar": "dlm", "dream": "dlm", "a2d": "dlm"}
 OTHERWISE = "vlm"
@@ -51,14 +53,15 @@ def family_of(path: Path, config: str | None = None) -> str:
         found = json_io.read_object(folder / NOTE, remedy="export the model again").get("family")
         if isinstance(found, str):
             return found
-    by_file = next((family for name, family in MARKS.items() if (folder / name).is_file()), None)
-    return by_file or KINDS.get(_kind(folder / "config.json"), OTHERWISE)
+    if by_class := CLASSES.get(_said(folder / "model_index.json", "_class_name")):
+        return by_class
+    if by_file := next((family for name, family in MARKS.items() if (folder / name).is_file()), None):
+        return by_file
+    return KINDS.get(_said(folder / "config.json", "model_type").lower().partition("-")[0], OTHERWISE)
 
 
-def _kind(file: Path) -> str:
+def _said(file: Path, key: str) -> str:
+    """The value of a key in a JSON file, "" without the file."""
     from mmrl import json_io
 
-    if not file.is_file():
-        return ""
-    found = json_io.read_object(file, remedy="give the folder of a model").get("model_type")
-    return str(found).lower().partition("-")[0]
+    return str(json_io.read_object(file, remedy="give the folder of a model").get(key)) if file.is_file() else ""

@@ -90,7 +90,7 @@ def test_only_the_adapter_gets_a_gradient(name: str, folders: dict[str, Path]) -
     assert all(p.grad is None for p in frozen if not p.requires_grad)
     kept = {k: g.clone() for k, g in grads.items() if g is not None}
     model.transformer.zero_grad()
-    lora.checkpoint_gradients(model)
+    model.checkpoint_gradients()
     velocity(model, CASES[name], x_n, 0.5, batch).square().mean().backward()
     for n, p in model.transformer.named_parameters():
         if n in kept:
