@@ -11,7 +11,7 @@ diversity   standard deviation of each pixel over the pictures of a prompt, aver
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,23 +36,39 @@ def evaluate(policy: Policy, records: Sequence[Record], config: Config) -> dict[
 
 def first_look(policy: Policy, records: Sequence[Record], config: Config) -> tuple[dict[str, float], list[str]]:
     """(the same metrics, what an evaluation like this cannot tell)."""
-    if not records:
-        raise UserError("data.eval: no records to evaluate; add some")
     images, told = config.inputs.eval_images, []
-    tasks = {r.task for r in records}
-    totals = [_Total("reward", config.rewards, tasks)]
-    if config.eval.judges:
-        own = Rewards(components=config.eval.judges, on_error=config.rewards.on_error)
-        totals.append(_Total("judge", own, tasks))
-    else:
+    if not config.eval.judges:
         told.append("no judge: a model is measured by the reward it is trained on alone; name another in eval.judges")
     if images < 2:
         told.append("diversity is not measured with one picture a prompt; set inputs.eval_images to 2 or more")
+    return measure(policy, records, config, images=images), told
+
+
+def measure(
+    policy: Policy,
+    records: Sequence[Record],
+    config: Config,
+    *,
+    images: int,
+    sampling: Mapping[str, Any] | None = None,
+    trained: bool = True,
+) -> dict[str, float]:
+    """The metrics above over `images` noiseless pictures of each record, the same noise whatever is asked.
+
+    sampling: overrides of the sampling section, where the family takes some. trained: False leaves out the rewards that
+    the run trains on; where then nothing is left to measure, nothing is sampled. Raises UserError without records.
+    """
+    if not records:
+        raise UserError("data.eval: no records to evaluate; add some")
+    totals = _totals(config, {r.task for r in records}, trained=trained)
+    if not totals and images < 2:
+        return {}
     diverse: list[float] = []
     unusable = 0
     try:
         for some in _parts(records, max(1, TOGETHER // images)):
-            rollouts = policy.rollout([Request(r, images) for r in some], Streams(config.seed, 0, "eval"), greedy=True)
+            requests = [Request(r, images, sampling=dict(sampling or {})) for r in some]
+            rollouts = policy.rollout(requests, Streams(config.seed, 0, "eval"), greedy=True)
             unusable += sum("unusable" in info for info in rollouts.info)
             for total in totals:
                 total.add(rollouts)
@@ -65,7 +81,15 @@ def first_look(policy: Policy, records: Sequence[Record], config: Config) -> tup
     metrics = {name: value for total in totals for name, value in total.means().items()}
     if unusable:
         metrics["unusable"] = unusable / (len(records) * images)
-    return metrics | ({"diversity": _mean(diverse)} if diverse else {}), told
+    return metrics | ({"diversity": _mean(diverse)} if diverse else {})
+
+
+def _totals(config: Config, tasks: set[str], *, trained: bool) -> list[_Total]:
+    found = [_Total("reward", config.rewards, tasks)] if trained else []
+    if config.eval.judges:
+        own = Rewards(components=config.eval.judges, on_error=config.rewards.on_error)
+        found.append(_Total("judge", own, tasks))
+    return found
 
 
 def _parts(records: Sequence[Record], size: int) -> Iterator[Sequence[Record]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.errors import UserError
+from mmrl.report import decoding
 from mmrl.report.frontier import HALVES, curve
 
 
@@ -31,6 +32,8 @@ def metric_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]
     rows = []
     for name, value in before.items():
         if not isinstance(value, int | float) or not isinstance(after.get(name), int | float) or name in drawn:
+            continue
+        if name == decoding.REACHED or decoding.titled(name) is not None:  # they too
             continue
         change = f"{after[name] - value:+.3f}"
         rows.append((name, number(chance.get(name)), number(value), number(after[name]), change))
@@ -58,6 +61,8 @@ def show_summary(run: Path) -> None:
     Console().print(table)
     if rows := curve_rows(summary):
         _show_curve(rows)
+    if steps := steps_rows(summary):
+        _show_steps(steps, decoding.reached(summary))
 
 
 def curve_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
@@ -78,6 +83,35 @@ def _show_curve(rows: list[tuple[str, str, str, str, str]]) -> None:
     table = Table(title="accuracy against speed, by confidence threshold", box=box.SIMPLE_HEAD)
     for name in ("threshold", "tpf before", "after", "accuracy before", "after"):
         table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def steps_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """(decoding steps, then judge and diversity: before, after with the hand-made schedule, after with the learned one)
+    where an evaluation was repeated in several numbers of steps."""
+    sides = [(half, prefix) for half, prefix in (("before", ""), ("after", "base/"), ("after", ""))]
+    columns = [
+        {p.steps: p.value for p in decoding.curve(summary.get(half) or {}, f"{prefix}{what}")}
+        for what in decoding.WHAT
+        for half, prefix in sides
+    ]
+    steps = sorted({k for column in columns for k in column})
+    return [(str(k), *(number(column.get(k)) for column in columns)) for k in steps]
+
+
+def _show_steps(rows: list[tuple[str, ...]], reached: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    told = f"steps that reach the judge of the start: {reached}" if reached else None
+    table = Table(title="by decoding steps, hand-made and learned schedule", box=box.SIMPLE_HEAD, caption=told)
+    table.add_column("steps", justify="right")
+    for what in decoding.WHAT:
+        for name in (f"{what} before", "after, hand-made", "learned"):
+            table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

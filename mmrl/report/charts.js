@@ -71,19 +71,26 @@ function together(lines, kind) { // runs of one group: mean with a band, over th
   return { xs, ys, low, high };
 }
 
-function linesOf(chart) { // what to draw now: {name, color, xs, ys, low?, high?}
-  const own = run => {
-    const [steps, values] = chart.lines[run];
-    return { run, name: DATA.runs[run].label, color: color(run), xs: DATA.steps[run][steps], ys: values };
-  };
+function linesOf(chart) { // what to draw now: {run, name, phase, color, xs, ys, low?, high?}
+  const own = run => chart.lines[run].map(([phase, steps, values]) => (
+    { run, phase, name: DATA.runs[run].label, color: color(run), xs: DATA.steps[run][steps], ys: values }));
   const shown = Object.keys(chart.lines).map(Number).filter(run => view.shown.has(run));
-  if (view.seeds === "each") return shown.map(own);
+  if (view.seeds === "each") return shown.flatMap(own);
   return DATA.groups.flatMap(group => {
     const members = group.runs.filter(run => shown.includes(run));
-    if (members.length < 2) return members.map(own);
-    const name = `${group.label} (n ${members.length})`;
-    return [{ run: members[0], name, color: color(members[0]), ...together(members.map(own), view.seeds) }];
+    if (members.length < 2) return members.flatMap(own);
+    const name = `${group.label} (n ${members.length})`, lines = members.flatMap(own);
+    return [...new Set(lines.map(line => line.phase))].map(phase => (
+      { run: members[0], phase, name, color: color(members[0]), ...together(lines.filter(line => line.phase === phase), view.seeds) }));
   });
+}
+
+const DASHES = ["none", "6 4", "2 3"]; // of the phases, in their order
+const dashOf = phase => DASHES[Math.max(0, DATA.phases.indexOf(phase)) % DASHES.length];
+
+function phaseNote(lines) { // which phase is which, where a chart has several
+  const phases = DATA.phases.filter(phase => lines.some(line => line.phase === phase));
+  return phases.length < 2 ? "" : phases.map(phase => `${["solid", "dashed", "dotted"][DATA.phases.indexOf(phase) % DASHES.length]}: ${phase}`).join(", ");
 }
 
 function draw(card, chart) {
@@ -99,7 +106,8 @@ function draw(card, chart) {
   });
   card.lines = lines;
   card.classList.toggle("crowded", lines.length > 4);
-  card.querySelector("p").textContent = chart.note + (view.log && !log && lines.length ? " (linear: not all values are above 0)" : "");
+  const notes = [chart.note, phaseNote(lines)].filter(note => note).join("; ");
+  card.querySelector("p").textContent = notes + (view.log && !log && lines.length ? " (linear: not all values are above 0)" : "");
   last.textContent = lines.length === 1 ? format(lines[0].ys[lines[0].ys.length - 1]) : "";
   if (!lines.length) {
     make("svg:text", { x: WIDTH / 2, y: HEIGHT / 2, "text-anchor": "middle" }, svg, "not measured in the runs shown");
@@ -127,7 +135,7 @@ function draw(card, chart) {
     const points = values => line.xs.map((x, i) => spot(x, values[i]));
     if (line.low) make("svg:polygon", { class: "band", fill: line.color, points: [...points(line.high), ...points(line.low).reverse()].join(" ") }, svg);
     if (line.long && !line.low) make("svg:polyline", { class: "raw", stroke: line.color, points: points(line.ys).join(" ") }, svg);
-    make("svg:polyline", { class: "smooth", stroke: line.color, points: points(line.soft).join(" "), "data-run": line.run }, svg);
+    make("svg:polyline", { class: "smooth", stroke: line.color, points: points(line.soft).join(" "), "stroke-dasharray": dashOf(line.phase), "data-run": line.run }, svg);
     if (line.xs.length <= 12) line.xs.forEach((x, i) => make("svg:circle", { cx: across(x), cy: down(line.soft[i]), r: 3, fill: line.color }, svg));
   }
   for (const sign of DATA.signs) if (sign.metric === chart.name && view.shown.has(sign.run)) {
@@ -156,7 +164,7 @@ function read(card, chart, event) { // the values nearest to the pointer
   for (const { line, best } of found) {
     const row = make("div", {}, tip), band = line.low ? ` (${format(line.low[best])} to ${format(line.high[best])})` : "";
     make("span", { class: "key", style: `color: ${line.color}` }, row);
-    row.append(`${format(line.ys[best])}${band}${DATA.runs.length > 1 ? "  " + line.name : ""}`);
+    row.append(`${format(line.ys[best])}${band}${line.phase ? "  " + line.phase : ""}${DATA.runs.length > 1 ? "  " + line.name : ""}`);
     for (const sign of DATA.signs) if (sign.metric === chart.name && sign.run === line.run && Math.abs(card.across(sign.step) - card.across(nearest)) < 4)
       make("div", { class: "soft" }, tip, `▲ from step ${sign.step}: ${sign.what}`);
   }

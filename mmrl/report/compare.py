@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from mmrl.report import frontier
+from mmrl.report import decoding, frontier
 from mmrl.report.runs import Run
 
 #: What may differ between runs of one group: the seed, and where and how they were carried out and watched.
@@ -133,13 +133,15 @@ def _text(settings: Mapping[str, Any], key: str) -> str:
 def metrics(runs: Sequence[Run], grouped: Sequence[Group]) -> list[Metric]:
     """Every metric measured before and after in at least one run. The one that chose the best checkpoint comes first,
     then the known ones, then the rest in the order of the first summary that has them. Those at one confidence
-    threshold have a chart of their own (`frontier`)."""
+    threshold or one number of steps have charts of their own (`frontier`, `decoding`)."""
     decides = next((str(run.settings["eval.metric"]) for run in runs if run.settings.get("eval.metric")), "")
-    elsewhere = frontier.folded(runs) - {decides}
+    elsewhere = frontier.folded(runs)
     names: dict[str, None] = {}
     for run in runs:
         for name, value in (run.summary.get("before") or {}).items():
-            if name not in elsewhere and is_number(value) and is_number((run.summary.get("after") or {}).get(name)):
+            if name != decides and (name in elsewhere or decoding.is_drawn(name)):
+                continue
+            if is_number(value) and is_number((run.summary.get("after") or {}).get(name)):
                 names.setdefault(name)
     rank = {decides: -1} | {name: i for i, name in enumerate(TITLES) if name != decides}
     return [_metric(name, runs, grouped) for name in sorted(names, key=lambda name: rank.get(name, len(rank)))]
@@ -161,7 +163,12 @@ def chance_of(runs: Sequence[Run], name: str) -> float | None:
 
 
 def title_of(name: str) -> str:
-    return TITLES.get(name) or frontier.titled(name) or name.replace("_", " ").replace("/", ": ").capitalize()
+    return (
+        TITLES.get(name)
+        or frontier.titled(name)
+        or decoding.titled(name)
+        or name.replace("_", " ").replace("/", ": ").capitalize()
+    )
 
 
 def share_of_start(values: Sequence[tuple[float, float]]) -> str:

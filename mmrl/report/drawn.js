@@ -72,6 +72,30 @@ function addDrawn(parent, { sample, now }) { // runs that begin alike share thei
     if (samples.beside && !shared) drawnFigure(pair, sample, run, first, first, name);
     drawnFigure(pair, sample, run, answer, first, name);
   }
+  const named = now.map(n => [DATA.runs.length > 1 ? DATA.runs[n.run].label : "", n]);
+  const starts = !samples.beside ? [] : shared ? [["all runs", now[0].first]] : named.map(([name, n]) => [name, n.first]);
+  const ends = named.filter(([, n]) => !samples.beside || n.now !== n.first).map(([name, n]) => [name, n.now]);
+  fillingOf(card, sample, [...starts, ...ends]);
+}
+
+function strip(parent, number, most, label) { // a canvas after several steps, as large as whole pixels allow
+  const [width, height] = DATA.pictures[number].size;
+  const scale = width <= PIXEL_ART ? Math.max(1, Math.floor(most / width)) : Math.min(1, most / width);
+  return picture(parent, number, [Math.round(width * scale), Math.round(height * scale)], label);
+}
+
+function fillingOf(card, sample, shown) { // folded; it stays open on other steps. shown: [[name, answer]]
+  const told = shown.filter(([, answer]) => answer.filling);
+  if (!told.length) return;
+  const details = make("details", { class: "unmasked" }, card);
+  make("summary", {}, details, "how it was filled");
+  for (const [name, answer] of told) {
+    const side = make("figure", {}, details), caption = `${name && name + ", "}step ${answer.step}`;
+    make("figcaption", {}, side, caption);
+    for (const number of answer.filling) strip(side, number, 320, `${sample.prompt}, ${caption}: the canvas after several decoding steps`);
+  }
+  details.open = samples.open.has(sample.id);
+  details.addEventListener("toggle", () => samples.open[details.open ? "add" : "delete"](sample.id));
 }
 
 function drawnWidth(rows) { // of a card, so that no figure is squeezed
@@ -95,6 +119,7 @@ function showZoom(open) { // first and now, large; follows the slider while it i
     const scale = side > PIXEL_ART ? Math.min(1, 384 / side) : Math.max(1, Math.floor(384 / side));
     make("figcaption", {}, figure, `step ${answer.step}${total === null ? "" : `, reward ${total.toFixed(3)}`}`);
     picture(figure, number, [width * scale, height * scale], sample.prompt);
+    if (answer.filling) strip(make("div", { class: "filling" }, figure), answer.filling[at], 384, `${sample.prompt}: the canvas after several decoding steps`);
   }
   const close = make("button", { type: "button" }, dialog, "Close");
   close.addEventListener("click", () => dialog.close());

@@ -32,6 +32,7 @@ class Answer:
     pictures, totals    of a model that draws: its pictures of the prompt and the reward of each; empty for texts. Then
                         `reward` and `total` are means over them, and nothing is called right.
     trajectory          of a model that unmasks a canvas: how it was filled, as lines of text; else empty.
+    filling             the same of a model that draws: a picture for each of `pictures`; else empty.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Answer:
     pictures: list[int] = field(default_factory=list)
     totals: list[float | None] = field(default_factory=list)
     trajectory: list[str] = field(default_factory=list)
+    filling: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -69,6 +71,11 @@ class Gallery:
     @property
     def drawn(self) -> bool:
         return bool(self.samples) and all(sample.drawn for sample in self.samples)
+
+    @property
+    def filled(self) -> bool:
+        """Some picture shows how its canvas was filled."""
+        return any(answer.filling for sample in self.samples for own in sample.answers.values() for answer in own)
 
     @property
     def boxed(self) -> bool:
@@ -116,7 +123,7 @@ def collect(
 
 def _weight(run: Path, rows: Mapping[str, Mapping[str, Any]]) -> int:
     """Bytes that the pictures of one step add to a page, about: as its first one, each."""
-    images = [name for row in rows.values() for name in _drawn_names(row)]
+    images = [name for row in rows.values() for name in (*_drawn_names(row), *_filling_names(row))]
     path = _find(images[0], run / "samples" / "step", run) if images else None
     return len(images) * min(path.stat().st_size, THUMBNAIL_BYTES) if path else 0
 
@@ -127,6 +134,11 @@ def _drawn_names(row: Mapping[str, Any]) -> list[str]:
         return []
     names = row.get("images")
     return [str(name) for name in names] if isinstance(names, list) else [str(row["image"])] if row.get("image") else []
+
+
+def _filling_names(row: Mapping[str, Any]) -> list[str]:
+    names = row.get("filling")
+    return [str(name) for name in names] if row.get("drawn") is True and isinstance(names, list) else []
 
 
 def evenly(files: Sequence[Path], most: int) -> list[Path]:
@@ -264,7 +276,8 @@ def _answer(
     success: Mapping[str, float],
 ) -> Answer:
     names = _drawn_names(row) if sample.drawn else [str(row["image"])] if row.get("image") else []
-    found = [number for name in names if (number := _picture(name, file, run, pictures, problems)) is not None]
+    found = _numbers(names, file, run, pictures, problems)
+    filling = _numbers(_filling_names(row), file, run, pictures, problems) if sample.drawn else []
     reward, boxes = scores(row.get("reward")), corners(row.get("boxes"))
     known = [value for _, value in reward if value is not None]
     total = row["total"] if _is_number(row.get("total")) else sum(known) if known else None
@@ -279,6 +292,7 @@ def _answer(
         pictures=found if sample.drawn else [],
         totals=_totals(row.get("totals"), len(found)) if sample.drawn else [],
         trajectory=_trajectory(row.get("trajectory"), file, problems),
+        filling=filling if len(filling) == len(found) else [],  # not beside the wrong picture
     )
 
 
@@ -292,6 +306,11 @@ def _trajectory(lines: Any, file: Path, problems: list[str]) -> list[str]:
     if problem not in problems:
         problems.append(problem)
     return []
+
+
+def _numbers(names: Sequence[str], file: Path, run: Path, pictures: Pictures, problems: list[str]) -> list[int]:
+    """Of the pictures that are there."""
+    return [number for name in names if (number := _picture(name, file, run, pictures, problems)) is not None]
 
 
 def _picture(name: str, file: Path, run: Path, pictures: Pictures, problems: list[str]) -> int | None:

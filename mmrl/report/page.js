@@ -6,7 +6,7 @@ const drawn = [];
 
 function redraw() {
   for (const { card, chart } of drawn) draw(card, chart);
-  drawFrontier();
+  drawPlots();
   if (byId("smooth-value")) byId("smooth-value").textContent = view.smooth ? `${view.smooth} %` : "off";
   const note = byId("group-note");
   if (note) note.textContent = view.seeds === "each" ? "" : DATA.groups.filter(g => g.runs.length > 1).map(g => `${g.label}: n ${g.runs.filter(r => view.shown.has(r)).length}`).join(" · ");
@@ -42,7 +42,7 @@ function begin() {
   on("log", "change", element => { view.log = element.checked; redraw(); });
   on("seeds", "change", element => { view.seeds = element.value; redraw(); });
 
-  beginFrontier();
+  beginPlots();
   const step = byId("step");
   if (step) {
     step.max = String(STEPS.length - 1);

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.errors import UserError
-from mmrl.report import charts, compare, frontier, verdict
+from mmrl.report import charts, compare, decoding, frontier, profiles, verdict
 from mmrl.report import gallery as galleries
 from mmrl.report.runs import Run, read_runs
 
 HEADLINES = 3
 STYLES = "page.css"
-SCRIPTS = ("charts.js", "frontier.js", "drawn.js", "gallery.js", "page.js")
+SCRIPTS = ("charts.js", "plots.js", "frontier.js", "drawn.js", "gallery.js", "page.js")
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -34,8 +34,11 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     groups = compare.groups(read)
     metrics = compare.metrics(read, groups)
     parallel = frontier.frontiers(read)
+    decoded = decoding.decodings(read)
+    columns, decoded_rows = decoding.table(decoded)
+    drawn_by_steps = profiles.panels(read)
     draws = all(run.draws for run in read)
-    drawn = charts.curves([run.metrics for run in read], drawn=draws)
+    drawn = charts.curves([run.metrics for run in read], drawn=draws, filled=gallery.filled)
     environment = Environment(
         loader=PackageLoader("mmrl.report", "."),
         autoescape=True,
@@ -59,11 +62,20 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         points=charts.POINTS,
         parallel=parallel,
         thresholds=frontier.thresholds(parallel),
+        decoded=decoded,
+        decoded_columns=columns,
+        decoded_rows=decoded_rows,
+        profiles=drawn_by_steps,
         gallery=gallery,
         tasks=sorted({sample.task for sample in gallery.samples if sample.task}),
         rollouts=[galleries.rollouts(run.path) for run in read],
         describe=describe,
-        data=page_data(read, groups, drawn, parallel, gallery),
+        data=page_data(read, groups, drawn, gallery)
+        | {
+            "frontier": [_plain(own) for own in parallel],
+            "decoding": [asdict(own) for own in decoded],
+            "profiles": [asdict(panel) for panel in drawn_by_steps],
+        },
         style=own[STYLES],
         scripts=[own[name] for name in SCRIPTS],
     )
@@ -85,17 +97,16 @@ def page_data(
     runs: Sequence[Run],
     groups: Sequence[compare.Group],
     curves: charts.Curves,
-    parallel: Sequence[frontier.Frontier],
     gallery: galleries.Gallery,
 ) -> dict[str, Any]:
-    """What the page's script draws, JSON-ready: no number in it is infinite or NaN."""
+    """Curves and samples that the page's script draws, JSON-ready: no number in it is infinite or NaN."""
     return {
         "runs": [{"label": run.label} for run in runs],
         "groups": [asdict(group) for group in groups],
         "main": curves.main,
         "charts": [asdict(chart) for chart in curves.charts],
         "steps": curves.steps,
-        "frontier": [_plain(own) for own in parallel],
+        "phases": curves.phases,
         "signs": [asdict(trouble) for run in runs for trouble in run.troubles],
         "pictures": [
             {"uri": uri, "size": size} for uri, size in zip(gallery.pictures.uris, gallery.pictures.sizes, strict=True)
@@ -113,8 +124,9 @@ def _lean(sample: dict[str, Any]) -> dict[str, Any]:
     for answer in (answer for answers in sample["answers"].values() for answer in answers):
         if not sample["drawn"]:
             del answer["pictures"], answer["totals"]
-        if not answer["trajectory"]:
-            del answer["trajectory"]
+        for key in ("trajectory", "filling"):
+            if not answer[key]:
+                del answer[key]
     return sample
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
 
 from mmrl.config import Config
 from mmrl.data.records import Record
@@ -21,3 +22,14 @@ def measured(
     for line in advice:
         tell(line)
     return dict(metrics)
+
+
+def compared(
+    entry: ModuleType, before: Mapping[str, float], after: Mapping[str, float]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both evaluations as the summary holds them, with what the family says of one against the other (`compared` of
+    `mmrl.families`)."""
+    if not before or not after or not hasattr(entry, "compared"):
+        return dict(before), dict(after)
+    first, last = entry.compared(before, after)
+    return dict(first), dict(last)

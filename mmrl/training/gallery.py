@@ -28,7 +28,8 @@ def write_samples(
     run: Path, step: int, policy: Policy, scorer: Scorer, records: Sequence[Record], *, seed: int
 ) -> None:
     """`policy.gallery_rows` greedy outputs per record: texts with their pictures, boxes and reward components, or
-    pictures that the model drew. The same noise at every step: what changes is the model."""
+    pictures that the model drew. The same noise at every step: what changes is the model. Beside them
+    samples/profiles-step-XXXXXX.json, where the policy has something to draw of itself (`Policy.profiles`)."""
     if not records:
         return
     requests = [Request(record=r, n=policy.gallery_rows) for r in records]
@@ -42,13 +43,15 @@ def write_samples(
         rows.setdefault(prompt, []).append(i)
     lines = [json.dumps(_line(rollouts, scored, own, [shown[i] for i in own], folder)) for own in rows.values()]
     (folder / f"step-{step:06d}.jsonl").write_text("\n".join(lines) + "\n")
+    if drawn := policy.profiles(rollouts):
+        (folder / f"profiles-step-{step:06d}.json").write_text(json.dumps(drawn, allow_nan=False) + "\n")
 
 
 def _line(
     rollouts: Rollouts, scored: Any, rows: Sequence[int], shown: Sequence[dict[str, Any]], folder: Path
 ) -> dict[str, Any]:
     """One record, its outputs at `rows`: means of their rewards, and pictures that the model drew with a total each."""
-    record, first = rollouts.records[rows[0]], {key: value for key, value in shown[0].items() if key != "images"}
+    record, first = rollouts.records[rows[0]], {k: v for k, v in shown[0].items() if k not in ("images", "filling")}
     line = {"id": record.id, "task": record.task, **first}
     totals = [float(scored.reward_n[i]) for i in rows]
     line["reward"] = _means([_components(scored, i) for i in rows])
@@ -58,6 +61,8 @@ def _line(
         line["drawn"] = True
         line["images"] = [_keep(picture, record.id, folder, drawn=True) for picture in pictures]
         line["totals"] = [t if math.isfinite(t) else None for t in totals]
+        if all(one.get("filling") for one in shown):
+            line["filling"] = [_keep(one["filling"].convert("RGB"), record.id, folder, drawn=True) for one in shown]
     if pictures:
         line["image"] = line["images"][0] if drawn else _keep(pictures[0], record.id, folder)
     return line

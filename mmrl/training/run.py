@@ -21,7 +21,7 @@ from mmrl.errors import UserError, nearest
 from mmrl.launched import is_main
 from mmrl.training import checkpoint, resuming
 from mmrl.training.disk import WriteError, replace, resume_command, writing
-from mmrl.training.evaluating import measured
+from mmrl.training.evaluating import compared, measured
 from mmrl.training.exchange import shared_policy
 from mmrl.training.gallery import write_rollouts, write_samples
 from mmrl.training.interrupt import Interrupted, Stop, caught_signals, saving
@@ -140,7 +140,8 @@ class Session:
         if not self.team.main:
             return SilentLog(lines)
         _open(self.run, self.config)
-        return MetricsLog(self.run, self.config.log, keep_lines=lines, settings=self.config.model_dump())
+        settings, phases = self.config.model_dump(), len(self.trainer.channels) > 1
+        return MetricsLog(self.run, self.config.log, keep_lines=lines, settings=settings, phases=phases)
 
     def signalled(self, stop: Stop) -> int | None:
         """The signal that any rank was sent."""
@@ -182,7 +183,7 @@ class Session:
             self.tell(sign.line())
         if every and step % every == 0 or last:
             self._look_or_save(values)
-        if step % self.config.log.every == 0 or last or "eval/reward" in values:
+        if self.trainer.turn % self.config.log.every == 0 or last or "eval/reward" in values:
             self.log.write(values | {"signs": self.trainer.diagnostics.take()})
         if (
             self.config.checkpoint.every
@@ -300,13 +301,14 @@ class Session:
         if self.saved_step is None and counters.step == 0:
             self.save()
         after = self.evaluate() if self.last_metrics is None else self.last_metrics
+        before, after = compared(self.entry, counters.before, after)
         summary = {
             "family": self.config.family,
             "recipe": self.config.recipe,
             "control": self.config.train.control,
             "seed": self.config.seed,
             "chance": dict(self.entry.chance(self.held_out, self.config)) if self.held_out else {},
-            "before": counters.before,
+            "before": before,
             "after": after,
             "steps": counters.step,
             "seconds": round(counters.seconds, 3),

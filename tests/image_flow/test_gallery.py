@@ -47,3 +47,29 @@ def test_large_pictures_are_stored_with_losses(tmp_path: Path, monkeypatch: pyte
     row = written(tmp_path, 0, policy_of())[0]
     with Image.open(tmp_path / "samples" / row["image"]) as picture:
         assert row["image"].endswith(".jpg") and picture.format == "JPEG"
+
+
+def test_what_a_policy_draws_of_itself_stands_beside_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of()
+    written(tmp_path, 0, policy)
+    assert not list((tmp_path / "samples").glob("profiles-*"))
+    drawn = {"noise": {"x": [0.5, 1.0], "mean": [1.0, 0.0]}}
+    monkeypatch.setattr(policy, "profiles", lambda rollouts: drawn if len(rollouts) == 8 else {})
+    written(tmp_path, 7, policy)
+    assert json.loads((tmp_path / "samples" / "profiles-step-000007.json").read_text()) == drawn
+
+
+def test_how_a_picture_came_to_be_is_kept_beside_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, describe = policy_of(), policy_of().describe
+
+    def told(rollouts: Any, rows: Any) -> list[dict[str, Any]]:
+        strips = [Image.new("RGB", (12, 4), (i, 0, 0)) for i in rows]
+        return [one | {"filling": strip} for one, strip in zip(describe(rollouts, rows), strips, strict=True)]
+
+    monkeypatch.setattr(policy, "describe", told)
+    first, second = written(tmp_path, 0, policy)
+    for number, name in enumerate(first["filling"] + second["filling"]):
+        with Image.open(tmp_path / "samples" / name) as strip:
+            assert strip.size == (12, 4) and strip.getpixel((0, 0)) == (number, 0, 0)

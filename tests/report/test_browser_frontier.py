@@ -46,7 +46,7 @@ def spots(at: Page, side: str) -> list[tuple[float, float]]:
 
 def test_points_lie_where_their_numbers_are(at: Page) -> None:
     before, after = spots(at, "before"), spots(at, "after")
-    names = [p.get_attribute("data-threshold") for p in at.all(f"{CHART} .point")]
+    names = [p.get_attribute("data-label") for p in at.all(f"{CHART} .point")]
     assert names == [*THRESHOLDS, *THRESHOLDS]
     assert [x for x, _ in after] == sorted((x for x, _ in after), reverse=True)  # a higher threshold is slower
     scale = (after[0][0] - after[1][0]) / (7.5 - 6.0)

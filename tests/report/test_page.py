@@ -118,7 +118,7 @@ def test_hostile_text_stays_in_its_json_block(tmp_path: Path, text: str) -> None
         json.dumps({"step": 1, text: 1.0, "signs": [{"step": 1, "kind": "k", "what": text}]}) + "\n"
     )
     html = page(run)
-    assert html.count("</script>") == html.count("<script") == 6  # data and five scripts
+    assert html.count("</script>") == html.count("<script") == 7  # data and six scripts
     (sample,) = data(html)["samples"]
     assert sample["id"] == sample["task"] == sample["prompt"] == text
     assert [(a["output"], a["reward"]) for a in sample["answers"]["0"]] == [(text, [[text, 0.5]])] * 2
@@ -196,7 +196,7 @@ def test_curves_of_one_run_share_their_steps_and_say_that_they_are_thinned() -> 
     found = report_charts.curves([rows, rows[:3]])
     assert found.merged == 5 and [len(steps) for steps in found.steps[0]] == [400]
     assert found.steps[1] == [[1.0, 2.0, 3.0]]
-    assert {chart.lines[0][0] for chart in found.charts} == {0}
+    assert {line[:2] for chart in found.charts for line in chart.lines[0]} == {("", 0)}
 
 
 def test_equal_warnings_become_one_line_with_their_steps(tmp_path: Path) -> None:
