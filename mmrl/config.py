@@ -151,12 +151,12 @@ class Distributed(Section):
 
 
 class Logging(Section):
-    every: int = Field(1, ge=1)
+    every: int = Field(1, ge=1, description="a line for every so many steps, of each channel where phases alternate")
     tensorboard: bool = True
     wandb: bool = False
     trackio: bool = False
     project: str = "mmrl"
-    entropy_every: int = Field(10, ge=0, description="steps between two looks at the entropy of the policy; 0 = never")
+    entropy_every: int = Field(10, ge=0, description="steps of a channel between two looks at its entropy; 0 = never")
     rollouts: int = Field(4, ge=0, description="training rollouts written to samples/ at each evaluation")
 
 

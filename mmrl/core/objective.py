@@ -161,6 +161,12 @@ class Objective:
         chunks = [REDUCERS[base].scope for base in self.needs()[""] if base in REDUCERS]
         return max([b.scope for b in late] + chunks, key=SCOPES.index)
 
+    @property
+    def segments(self) -> frozenset[str]:
+        """The segments by which stages of the update judge: pieces that keep these whole satisfy scope `segment`."""
+        late = [b for b in self.weight if self._late(b)] + [t.stage for t in self.terms_]
+        return frozenset(name for bound in late for name in bound.segments)
+
     def needs(self) -> dict[str, set[str]]:
         """Channels the policy must evaluate, by pass: {"": {...}, "old": {...}, "ref": {...}, "sampler": {...}}."""
         out: dict[str, set[str]] = {"": set(), "old": set(), "ref": set(), "sampler": set()}

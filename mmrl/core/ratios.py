@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrl.core.groups import Groups
+from mmrl.core.registry import level_segment
 
 CLAMP = 20.0
 
@@ -52,29 +53,57 @@ def row_mean(x_nt: Tensor, mask_nt: Tensor) -> Tensor:
     return row_sum(x_nt, mask_nt) / mask_nt.bool().sum(1).clamp(min=1).to(x_nt.dtype)
 
 
-def segment_mean(x_nt: Tensor, mask_nt: Tensor, segment_nt: Tensor) -> Tensor:
-    """Mean over the valid decisions of the same segment of the same row, on each decision. [N,T]"""
-    n, t = x_nt.shape
-    row_nt = torch.arange(n, device=x_nt.device)[:, None].expand(n, t)
-    width = int(segment_nt.max()) + 1 if segment_nt.numel() else 1
-    groups = Groups((row_nt * width + segment_nt).reshape(-1), mask_nt.reshape(-1).bool())
-    return groups.mean(torch.where(mask_nt.bool(), x_nt, torch.zeros_like(x_nt)).reshape(-1)).reshape(n, t)
+def segment_groups(mask_nt: Tensor, segment_nt: Tensor) -> Groups:
+    """The segments of all rows as groups of the decisions of a flattened table; masked decisions are not counted.
+
+    segment_nt: int64 [N,T], equal numbers for the decisions of one segment of a row; anything where masked.
+    """
+    mask = mask_nt.bool()
+    n, t = mask.shape
+    number_nt = torch.where(mask, segment_nt, torch.zeros_like(segment_nt))
+    row_nt = torch.arange(n, device=mask.device)[:, None].expand(n, t)
+    low, high = (int(v) for v in torch.aminmax(number_nt)) if number_nt.numel() else (0, 0)
+    width = high - low + 1
+    return Groups((row_nt * width + (number_nt - low)).reshape(-1), mask.reshape(-1))
+
+
+def over_segment(x_nt: Tensor, mask_nt: Tensor, segment_nt: Tensor, *, mean: bool) -> Tensor:
+    """Mean or sum over the valid decisions of the same segment of the same row, on each valid decision; 0 on masked
+    ones. [N,T]"""
+    groups, mask = segment_groups(mask_nt, segment_nt), mask_nt.bool()
+    flat = torch.where(mask, x_nt, torch.zeros_like(x_nt)).reshape(-1)
+    joined = groups.mean(flat) if mean else groups.sum(flat)
+    return torch.where(mask, joined.reshape(x_nt.shape), torch.zeros_like(x_nt))
+
+
+def level_length(mask_nt: Tensor, level: str, segments: dict[str, Tensor] | None = None) -> Tensor:
+    """How many decisions share the log-ratio of each, int64 [N,T] or [N,1]: those of its row or segment."""
+    if level_segment(level):
+        segment_nt = _segment(level, segments)
+        return segment_groups(mask_nt, segment_nt).count().reshape(mask_nt.shape).clamp(min=1)
+    return mask_nt.bool().sum(1, keepdim=True).clamp(min=1)
+
+
+def _segment(level: str, segments: dict[str, Tensor] | None) -> Tensor:
+    name = level_segment(level)
+    if not segments or name not in segments:
+        raise ValueError(f"ratio level {level!r}: the rollouts carry no segment {name!r}")
+    return segments[name]
 
 
 def at_level(diff_nt: Tensor, mask_nt: Tensor, level: str, segments: dict[str, Tensor] | None = None) -> Tensor:
     """The log-ratio each decision is judged by, [N,T]: its own (`decision`), the geometric mean over its segment
-    (`segment:<name>`) or its row (`row`), or the product over its row (`row-sum`: the log-ratios add up)."""
+    (`segment:<name>`) or its row (`row`), or the product over either (`segment-sum:<name>`, `row-sum`: the log-ratios
+    add up)."""
     if level == "decision":
         return diff_nt
     if level in ("row", "row-sum"):
         over_row = row_mean if level == "row" else row_sum
         return over_row(diff_nt, mask_nt)[:, None].expand_as(diff_nt)
-    kind, _, name = level.partition(":")
-    if kind == "segment" and name:
-        if not segments or name not in segments:
-            raise ValueError(f"ratio level {level!r}: the rollouts carry no segment {name!r}")
-        return segment_mean(diff_nt, mask_nt, segments[name])
-    raise ValueError(f"ratio level must be decision, row, row-sum or segment:<name>, got {level!r}")
+    if level_segment(level):
+        mean = not level.startswith("segment-sum:")
+        return over_segment(diff_nt, mask_nt, _segment(level, segments), mean=mean)
+    raise ValueError(f"ratio level must be decision, row, row-sum, segment:<name> or segment-sum:<name>, got {level!r}")
 
 
 def clamped(log_ratio: Tensor, low: float = -CLAMP, high: float = CLAMP) -> Tensor:

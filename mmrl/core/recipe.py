@@ -86,6 +86,13 @@ class Recipe:
             position -= n
         raise AssertionError("phases cover every step")
 
+    def turn(self, step: int, main: str) -> int:
+        """How many steps before this one trained the same channel."""
+        order = [name for name, n in self.phases for _ in range(n)] or [main]
+        channel = self.phase(step, main)
+        whole, rest = divmod(step, len(order))
+        return whole * order.count(channel) + order[:rest].count(channel)
+
 
 def _specs(value: Any, where: str) -> tuple[Spec, ...]:
     items = [] if value is None else value if isinstance(value, list) else [value]

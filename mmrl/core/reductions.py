@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from mmrl.core.groups import Groups
+from mmrl.core.ratios import segment_groups
 from mmrl.core.registry import stage
 
 Reduced = tuple[Tensor, Tensor]
 Rows = Literal["nonempty", "all"]
+Join = Literal["mean", "sum"]
 
 
 def _row_count(mask_nt: Tensor, rows: Rows) -> Tensor:
@@ -71,6 +73,54 @@ def seq_mean_token_sum_norm(*, mask_nt: Tensor, limit_n: Tensor | None = None, l
         length = float(limit_n.max()) if limit_n.numel() else 1.0
     mask = mask_nt.bool()
     return mask.to(torch.float64), torch.as_tensor(len(mask) * length, dtype=torch.float64)
+
+
+@stage(
+    *("reduce", "seq-mean-segment-mean"),
+    scope="row",
+    units=("decision", "element-mean"),
+    unit_reason="only the row's sum has a meaning, its segments have no likelihood of their own",
+    when={"limit_n": "counted"},
+)
+def seq_mean_segment_mean(
+    *,
+    mask_nt: Tensor,
+    segments: dict[str, Tensor],
+    limit_n: Tensor | None = None,
+    segment: str = "step",
+    inside: Join = "mean",
+    over: Join = "mean",
+    counted: bool = False,
+    rows: Rows = "nonempty",
+) -> Reduced:
+    """mean_i [mean over the row's segments of (mean over the segment's decisions of loss)]: every segment of a row
+    weighs the same, however many decisions it holds. For Co-GRPO's mean over decoding steps (arXiv 2512.22288).
+
+    inside, over: mean or sum over the decisions of a segment, over the segments of a row. counted: the mean is over the
+    `limit_n` segments that a row could have, so that one without decisions counts like a ratio of 1 without gradient;
+    else over those that hold a decision. rows: as in seq-mean-token-mean.
+    Reduces to: seq-mean-token-mean for one segment a row, and for segments of one decision each.
+    Raises ValueError for a row with more segments than its limit.
+    """
+    if inside not in ("mean", "sum") or over not in ("mean", "sum"):
+        raise ValueError(f"inside and over must be 'mean' or 'sum', got {inside!r} and {over!r}")
+    if counted and over == "sum":
+        raise ValueError("counted changes a mean over segments only; set over: mean, or leave it out")
+    mask = mask_nt.bool()
+    one = mask.to(torch.float64)
+    share_nt = one / segment_groups(mask, segments[segment]).count().reshape(mask.shape).clamp(min=1)
+    number_n = share_nt.sum(1).round()
+    coef_nt = share_nt if inside == "mean" else one
+    if over == "mean":
+        most_n = number_n
+        if counted:
+            if limit_n is None:
+                raise ValueError("seq-mean-segment-mean: counted needs a table with limit_n")
+            if bool((number_n > limit_n).any()):
+                raise ValueError(f"a row has more segments {segment!r} than the {int(limit_n.min())} it could have")
+            most_n = limit_n.to(torch.float64)
+        coef_nt = coef_nt / most_n.clamp(min=1)[:, None]
+    return coef_nt, _row_count(mask, rows)
 
 
 @stage("reduce", "token-mean-local", units=("decision", "element-mean"), unit_reason="only the row's sum has a meaning")

@@ -10,7 +10,7 @@ import torch
 
 from mmrl.core.channels import CHANNELS, COMMON, split_pass
 from mmrl.core.probe import probe
-from mmrl.core.registry import Bound
+from mmrl.core.registry import Bound, level_segment
 from mmrl.core.table import Table
 from mmrl.errors import UserError, nearest
 
@@ -96,12 +96,13 @@ def check_reachable(
 def check_names(bound: Bound, keys: frozenset[str] | None, segments: frozenset[str] | None, where: str) -> None:
     """Keys and segments that options name must exist. None: not known, not checked."""
     options = {**bound.stage.options, **bound.options}
-    key, level = options.get("key"), options.get("level")
+    key = options.get("key")
     if keys is not None and isinstance(key, str) and key not in keys:
         raise UserError(f"{where}: {bound.stage.name!r}: key: no key {key!r} in the rollouts{nearest(key, keys)}")
-    if segments is not None and isinstance(level, str) and level.startswith("segment:"):
-        name = level.partition(":")[2]
-        if name not in segments:
-            raise UserError(
-                f"{where}: {bound.stage.name!r}: level: rollouts have no segment {name!r}{nearest(name, segments)}"
-            )
+    if segments is None:
+        return
+    for name in sorted(bound.segments - segments):
+        option = "level" if level_segment(options.get("level")) == name else "segment"
+        raise UserError(
+            f"{where}: {bound.stage.name!r}: {option}: rollouts have no segment {name!r}{nearest(name, segments)}"
+        )

@@ -17,7 +17,7 @@ from mmrl.errors import UserError, nearest
 
 KINDS = ("shape", "advantage", "select", "weight", "bounds", "gate", "penalty", "reduce")
 UNITS = ("decision", "row", "element-mean")
-SCOPES = ("decision", "row", "group", "batch")
+SCOPES = ("decision", "segment", "row", "group", "batch")
 _CONTAINERS = ("keys", "segments")
 
 
@@ -52,6 +52,12 @@ class Stage:
 _STAGES: dict[tuple[str, str], Stage] = {}
 
 
+def level_segment(level: Any) -> str:
+    """`segment:step`, `segment-sum:step` -> `step`; "" for any other ratio level."""
+    kind, _, name = level.partition(":") if isinstance(level, str) else ("", "", "")
+    return name if kind in ("segment", "segment-sum") else ""
+
+
 def _signature(fn: Callable[..., Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
     required: list[str] = []
     optional: list[str] = []
@@ -78,6 +84,8 @@ def stage(kind: str, name: str, **traits: Any) -> Callable[[Callable[..., Any]],
         if (kind, name) in _STAGES and _STAGES[kind, name].fn.__module__ != fn.__module__:
             raise TypeError(f"{where} is registered already by {_STAGES[kind, name].fn.__module__}")
         required, optional, options = _signature(fn, where)
+        if traits.get("scope") == "segment" and not {"level", "segment"} & options.keys():
+            raise TypeError(f"{where}: scope segment needs an option that names it, `level` or `segment`")
         _STAGES[kind, name] = Stage(kind, name, fn, required, optional, options, **traits)
         return fn
 
@@ -114,10 +122,19 @@ class Bound:
 
     @property
     def scope(self) -> str:
-        """The stage's scope, widened to the row when the option `level` judges a decision by its row or segment."""
-        level = self.options.get("level", self.stage.options.get("level", "decision"))
-        least = "decision" if level == "decision" else "row"
+        """The stage's scope, widened when the option `level` judges a decision by its segment or its row."""
+        level = self._option("level") or "decision"
+        least = "decision" if level == "decision" else "segment" if level_segment(level) else "row"
         return max(self.stage.scope, least, key=SCOPES.index)
+
+    @property
+    def segments(self) -> frozenset[str]:
+        """The segments that its options name: those it judges by (`level`), those it averages over (`segment`)."""
+        named = (level_segment(self._option("level")), self._option("segment"))
+        return frozenset(name for name in named if isinstance(name, str) and name)
+
+    def _option(self, name: str) -> Any:
+        return self.options.get(name, self.stage.options.get(name))
 
     def ready(self, table: Table, provides: frozenset[str] = frozenset()) -> bool:
         return all(n in table for n in self.needs(provides))

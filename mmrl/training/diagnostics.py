@@ -38,6 +38,9 @@ RATIO_FAR = 2.0  # mean ratio of a step, or its inverse
 CLIPPED_HIGH = 0.3  # share of decisions at either bound
 GRAD_JUMP = 10.0  # times the median of the last 20 steps
 
+#: Metrics that an update measures, of the channel that its phase trains; all others are of rollouts or counts.
+OF_UPDATES = ("entropy", "kl", "ratio", "clipped", "grad_norm", "sampler_gap", "unguarded_rewards")
+
 WINDOW = 5  # steps that are averaged where one step says little
 DIVERSITY_WINDOW = 10
 ENTROPY_WINDOW = 2  # looks; there is one every log.entropy_every steps
@@ -259,9 +262,14 @@ def constant_texts(name: str, value: float | None) -> Texts:
 
 
 class Diagnostics:
-    """Looks at each step's metrics. Each kind of trouble is told once, and once more when it has cleared."""
+    """Looks at each step's metrics. Each kind of trouble is told once, and once more when it has cleared.
 
-    def __init__(self) -> None:
+    by_phase   several channels are trained in turns: what an update measures is compared inside its phase only.
+    densities  phases whose decisions are real-valued: their entropy may have any sign, so no rule reads it.
+    """
+
+    def __init__(self, *, by_phase: bool = False, densities: frozenset[str] = frozenset()) -> None:
+        self.by_phase, self.densities = by_phase, densities
         self.active: dict[str, int] = {}  # kind -> quiet looks in a row
         self.series: dict[str, Series] = {}
         self.unlogged: list[dict[str, Any]] = []  # told, but not in metrics.jsonl yet
@@ -291,16 +299,18 @@ class Diagnostics:
         constant         reward components that have said the same for long, with that value; None when this step had
                          no fresh samples to see.
         """
-        step, fresh = int(m.get("step", 0)), self._add(m)
+        step, fresh, phase = int(m.get("step", 0)), self._add(m), str(m.get("phase"))
         signs: list[Sign] = []
         for rule in RULES:
             if rule.metric in fresh:
-                series = self.series[rule.metric]
+                series, kind = self.series[fresh[rule.metric]], self._of_phase(rule.metric, phase, rule.kind)
                 metric = "clip_high" if rule.metric == "clipped" else rule.metric
-                self._tell(signs, step, rule.kind, metric, rule.texts(series), found=rule.test(series))
+                texts = self._named(rule.metric, phase, rule.texts(series))
+                self._tell(signs, step, kind, metric, texts, found=rule.test(series))
         if "sampler_gap" in fresh:
-            gap = self.series["sampler_gap"].recent[-1]
-            self._tell(signs, step, "gap", "sampler_gap", gap_texts(gap), found=gap > ratio_tolerance)
+            gap, kind = self.series[fresh["sampler_gap"]].recent[-1], self._of_phase("sampler_gap", phase, "gap")
+            texts = self._named("sampler_gap", phase, gap_texts(gap))
+            self._tell(signs, step, kind, "sampler_gap", texts, found=gap > ratio_tolerance)
         if constant is not None:
             self._look_at_rewards(signs, step, constant)
         self.unlogged += [sign.plain() for sign in signs]
@@ -311,17 +321,30 @@ class Diagnostics:
         taken, self.unlogged = self.unlogged, []
         return taken
 
-    def _add(self, m: Mapping[str, Any]) -> set[str]:
-        """The step's values into the series; returns the names that had one."""
+    def _of_phase(self, metric: str, phase: str, name: str) -> str:
+        """The name, of this phase where the metric is of an update and phases alternate."""
+        return f"{phase}/{name}" if self.by_phase and metric in OF_UPDATES else name
+
+    def _named(self, metric: str, phase: str, texts: Texts) -> Texts:
+        """Which phase it is about, where that matters."""
+        if self._of_phase(metric, phase, "") == "":
+            return texts
+        return Texts(f"{phase}: {texts.what}", f"{phase}: {texts.clear}", texts.advice)
+
+    def _add(self, m: Mapping[str, Any]) -> dict[str, str]:
+        """The step's values into the series; returns the metrics that had one, with the series of each."""
+        phase = str(m.get("phase"))
         values = dict(m)
         if "clip_low" in m and "clip_high" in m:
             values["clipped"] = m["clip_low"] + m["clip_high"]
-        fresh = set()
+        if phase in self.densities:
+            values.pop("entropy", None)
+        fresh = {}
         for name in {rule.metric for rule in RULES} | {"sampler_gap"}:
             value = values.get(name)
             if isinstance(value, int | float) and math.isfinite(value):
-                self.series.setdefault(name, Series()).add(float(value))
-                fresh.add(name)
+                fresh[name] = self._of_phase(name, phase, name)
+                self.series.setdefault(fresh[name], Series()).add(float(value))
         return fresh
 
     def _look_at_rewards(self, signs: list[Sign], step: int, constant: Mapping[str, float]) -> None:

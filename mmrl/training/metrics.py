@@ -108,11 +108,22 @@ def clean(value: Any) -> Any:
     return value
 
 
-class MetricsLog:
-    """Appends lines; `lines` is the position a checkpoint remembers."""
+def by_phase(numbers: dict[str, float], phase: str) -> dict[str, float]:
+    """The numbers of a step as trackers show them where phases alternate: what an update measures is named after its
+    phase, so that no curve mixes two."""
+    from mmrl.report.charts import COUNTS, OF_ROLLOUTS
 
-    def __init__(self, run: Path, config: Logging, *, keep_lines: int, settings: dict[str, Any]) -> None:
-        self.path = run / "metrics.jsonl"
+    shared = (*OF_ROLLOUTS, *COUNTS, "rows", "seconds")
+    return {name if name.startswith(shared) else f"{phase}/{name}": value for name, value in numbers.items()}
+
+
+class MetricsLog:
+    """Appends lines; `lines` is the position a checkpoint remembers. phases: several alternate, see `by_phase`."""
+
+    def __init__(
+        self, run: Path, config: Logging, *, keep_lines: int, settings: dict[str, Any], phases: bool = False
+    ) -> None:
+        self.path, self.phases = run / "metrics.jsonl", phases
         first_step = self._rewind(keep_lines)
         self.lines = keep_lines
         with writing(self.path):
@@ -145,6 +156,8 @@ class MetricsLog:
                 raise
         self.lines += 1
         numbers = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and k != "step"}
+        if self.phases and "phase" in values:
+            numbers = by_phase(numbers, str(values["phase"]))
         for tracker in self.trackers:
             with writing(f"{self.path.parent} ({type(tracker).__name__})"):
                 tracker.log(int(values["step"]), numbers)

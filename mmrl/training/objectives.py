@@ -14,12 +14,20 @@ from mmrl.core.recipe import Recipe
 from mmrl.errors import UserError
 from mmrl.rewards.plan import Component
 from mmrl.selection.base import Selector
-from mmrl.training.policy import Policy
+from mmrl.training.policy import Policy, offered
 
 
 def channels_of(recipe: Recipe, policy: Policy | type[Policy]) -> list[str]:
-    """The channels that a run trains: those of the phases, else the policy's main one."""
-    return sorted({name for name, _ in recipe.phases}) or [policy.channels[0]]
+    """The channels that a run trains: those of the phases, else the policy's main one. Raises UserError for one that
+    the policy does not have."""
+    found = sorted({name for name, _ in recipe.phases}) or [policy.channels[0]]
+    for name in found:
+        if name not in policy.channels:
+            raise UserError(
+                f"recipe {recipe.slug}: trains channel {name!r}, but this family has {', '.join(policy.channels)}; "
+                "choose a recipe of this family"
+            )
+    return found
 
 
 def objectives(
@@ -31,7 +39,7 @@ def objectives(
             recipe,
             channel=channel,
             unit=policy.unit,
-            provides=policy.provides,
+            provides=offered(policy, channel),
             keys=policy.keys | selector.keys,
             segments=policy.segments,
             dense=policy.dense,

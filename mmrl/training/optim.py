@@ -86,8 +86,11 @@ class ChannelOptimiser:
                 group["lr"] = self.lr
             self.inner.step()
             self.steps += 1
-        self.inner.zero_grad(set_to_none=True)
+        self.drop_gradients()
         return norm, finite
+
+    def drop_gradients(self) -> None:
+        self.inner.zero_grad(set_to_none=True)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors by name, plain values). A state inside another (bitsandbytes nests) is named `outer/inner`."""

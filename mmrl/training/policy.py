@@ -20,8 +20,8 @@ from mmrl.errors import UserError
 from mmrl.training.rollouts import Request, Rollouts
 
 Unit = Literal["decision", "row", "element-mean"]
-#: What a piece must hold at once: single decisions, whole rows, whole groups, everything.
-Scope = Literal["decision", "row", "group", "batch"]
+#: What a piece must hold at once: single decisions, whole segments of rows, whole rows, whole groups, everything.
+Scope = Literal["decision", "segment", "row", "group", "batch"]
 
 
 @dataclass
@@ -75,13 +75,20 @@ class Policy(ABC):
 
     unit: Unit = "decision"  # what one log-probability in the table stands for
     channels: tuple[str, ...] = ("tokens",)  # the first one is the main channel
-    provides: frozenset[str] = frozenset({"logp_nt"})  # what `combine` can return, without pass prefix
+    provides: frozenset[str] = frozenset({"logp_nt"})  # what `combine` can return for some channel, without prefix
     keys: frozenset[str] = frozenset({"prompt"})  # names in `Rollouts.keys`
-    segments: frozenset[str] = frozenset()  # names in `Rollouts.segments`
+    segments: frozenset[str] = frozenset()  # names in `Rollouts.segments`, of every channel
+    densities: frozenset[str] = frozenset()  # channels of real-valued actions: their entropy may have any sign
     dense: bool = False  # rollouts can hold an output per decision (`Rollouts.steps`), for rewards per decision
     sampler_exact: bool = False  # the sampler's log-probs come from the update's own code: no old pass is needed
     gallery_rows: int = 1  # outputs of a held-out record that the sample gallery keeps
     noise_per_update: bool = False  # `prepare` stores masks or seeds per inner update: old and ref passes follow it
+
+    @classmethod
+    def offers(cls, channel: str) -> frozenset[str]:
+        """What `combine` can return for the decisions of one channel. A policy that was loaded may have less than its
+        class, by a narrower `provides`; see `offered`. Asked before weights load, too."""
+        return cls.provides
 
     @property
     def noisy(self) -> bool:
@@ -163,12 +170,16 @@ class Policy(ABC):
 
     @abstractmethod
     def parameters_of(self, channel: str) -> list[torch.nn.Parameter]:
-        """Trainable parameters of a channel."""
+        """Trainable parameters of a channel. Those of different channels are different tensors."""
+
+    def stepped(self, channel: str) -> None:  # noqa: B027  (most families count nothing)
+        """An optimiser step of this channel was applied (not one that was left out for a gradient that is not finite).
+        What a policy counts here it must keep in `state_dict`."""
 
     @abstractmethod
-    def keep_reference(self) -> None:
-        """Called before the first update when a recipe needs `ref_` channels: copy weights if no adapter can be
-        switched off. A policy never asked keeps no copy."""
+    def keep_reference(self, channel: str) -> None:
+        """Called before the first update, once for each channel that a recipe compares with its start (`ref_` channels,
+        or a closed-form KL): copy its weights if no adapter can be switched off. A policy never asked keeps no copy."""
 
     @abstractmethod
     def save(self, path: Path) -> None:
@@ -183,5 +194,16 @@ class Policy(ABC):
         """Inverse of `state_dict`; raises UserError on tensors of another model."""
 
     def describe(self, rollouts: Rollouts, rows: Iterable[int]) -> list[dict[str, Any]]:
-        """What the sample gallery shows per row: {"prompt": str, "output": str, "images": [PIL], "boxes": [...]}."""
+        """What the sample gallery shows per row: {"prompt": str, "output": str, "images": [PIL], "boxes": [...]}, and
+        optionally how it came to be: "trajectory", lines of text, or "filling", one picture."""
         return [{"prompt": str(rollouts.records[i].prompt), "output": str(rollouts.outputs[i])} for i in rows]
+
+    def profiles(self, rollouts: Rollouts) -> dict[str, dict[str, list[float]]]:
+        """What the report draws of the policy itself, before and after: by name, numbers over the decisions of the
+        gallery's greedy rollouts. {"x": [T], "mean": [T]} and optionally "spread" and "base", [T] each, all finite."""
+        return {}
+
+
+def offered(policy: Policy | type[Policy], channel: str) -> frozenset[str]:
+    """What a policy, or a class before any weights load, can return for a channel, without pass prefix."""
+    return policy.provides & policy.offers(channel)

@@ -45,7 +45,7 @@ class Reference:
                 yield
             return
         if not self._kept:
-            raise RuntimeError("the reference was not kept: call keep_reference() before the first update")
+            raise RuntimeError("the reference was not kept: call keep_reference before the first update")
         self._swap()
         try:
             yield

@@ -8,7 +8,7 @@ All that varies is a stage (the recipe), a policy (the family), a selector, or a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,14 +67,16 @@ class Trainer(Experience):
             )
             for c in self.channels
         }
+        _check_apart({c: o.parameters for c, o in self.optimisers.items()})
         self.averages = {
             c: WeightAverage(policy.parameters_of(c), config.ema) for c in self.channels if config.ema.enabled
         }
-        self.diagnostics = Diagnostics()
+        self.diagnostics = Diagnostics(by_phase=len(self.channels) > 1, densities=policy.densities)
         kept = config.train.prompt_statistics
         tracked = any(o.needs_tracker for o in self.objectives.values())
         self.statistics = PromptStatistics(kept.buffer, kept.min_count) if tracked else None
         self.counters = Counters()
+        self.turn = 0  # steps that have trained the channel of the newest one
         self.last: Scored | None = None  # the newest batch, for people to look at
         self.unread_records = 0  # left out when the data were read (data.on_error: skip)
         self.zero_variance = self._zero_variance()
@@ -82,8 +84,9 @@ class Trainer(Experience):
             raise UserError(
                 "train.two_pass: always needs two equal passes, which model.allow_dropout prevents; use auto"
             )
-        if any(o.needs()["ref"] or "kl_nt" in o.needs()[""] for o in self.objectives.values()):
-            policy.keep_reference()
+        for channel, objective in self.objectives.items():
+            if objective.needs()["ref"] or "kl_nt" in objective.needs()[""]:
+                policy.keep_reference(channel)
         policy.expect(self._expected())
 
     def _expected(self) -> frozenset[str]:
@@ -125,6 +128,7 @@ class Trainer(Experience):
         """Plan, roll out, score, update once. Returns metrics; `signs`: what looks wrong now, or no longer."""
         started, started_cpu, step = time.perf_counter(), time.process_time(), self.counters.step
         channel = self.recipe.phase(step, self.policy.channels[0])
+        self.turn = self.recipe.turn(step, self.policy.channels[0]) + 1
         streams = Streams(self.config.seed, step)
         scored, timing, counts = self._experience(streams)
         measured = measures.of_rewards(scored, channel)
@@ -272,15 +276,20 @@ class Trainer(Experience):
         if not self.policy.sharded:
             self.team.add_gradients(optimiser.parameters)
         norm, stepped = optimiser.step(result.loss)
+        for name, other in self.optimisers.items():
+            if name != channel:  # whatever reached another channel's parameters must not wait for its turn
+                other.drop_gradients()
         self._guard(stepped, result.loss, norm)
-        if stepped and channel in self.averages:
-            self.averages[channel].update(optimiser.steps)
+        if stepped:
+            self.policy.stepped(channel)
+            if channel in self.averages:
+                self.averages[channel].update(optimiser.steps)
         log.add(result, norm, stepped, None if self.policy.noisy else sub)
 
     def _watched(self) -> frozenset[str]:
-        """Entropy, every few steps: it shows a collapse, and costs a second look at the logits."""
+        """Entropy, every few steps of a channel: it shows a collapse, and costs a second look at the logits."""
         every = self.config.log.entropy_every
-        return frozenset({"entropy_nt"}) if every and self.counters.step % every == 0 else frozenset()
+        return frozenset({"entropy_nt"}) if every and (self.turn - 1) % every == 0 else frozenset()
 
     def _guard(self, stepped: bool, loss: float, norm: float) -> None:
         if stepped:
@@ -294,3 +303,12 @@ class Trainer(Experience):
                 f"train: {self.counters.bad_in_a_row} updates in a row were not finite; lower optimiser.lr, or "
                 "train with model.autocast: off (the last checkpoint is whole)"
             )
+
+
+def _check_apart(parameters: Mapping[str, Sequence[Tensor]]) -> None:
+    """Raises ValueError where a parameter belongs to two channels: each has an optimiser of its own."""
+    owner: dict[int, str] = {}
+    for channel, tensors in parameters.items():
+        for tensor in tensors:
+            if owner.setdefault(id(tensor), channel) != channel:
+                raise ValueError(f"a parameter belongs to the channels {owner[id(tensor)]!r} and {channel!r}")

@@ -21,8 +21,9 @@ from mmrl.core.objective import Objective, Outcome
 from mmrl.core.reducers import REDUCERS
 from mmrl.core.registry import SCOPES
 from mmrl.core.table import Table
+from mmrl.training.cover import covers
 from mmrl.training.exchange import spread
-from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
+from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope, offered
 from mmrl.training.rollouts import Rollouts
 from mmrl.training.team import ALONE, Team
 
@@ -85,11 +86,11 @@ def evaluate(
     """Full tables [N,T] of the named channels without gradient; with the reference weights if asked. Each rank runs its
     own rows, all get all tables."""
     own = rollouts if team.size == 1 else rollouts.select(rollouts.mine)
-    scopes = ["decision", *(REDUCERS[n].scope for n in names if n not in policy.provides)]
+    scopes = ["decision", *(REDUCERS[n].scope for n in names if n not in offered(policy, channel))]
     scope: Scope = max(scopes, key=SCOPES.index)  # type: ignore[arg-type,assignment]
     with torch.no_grad(), policy.reference() if reference else nullcontext(), policy.whole():
         bundles = policy.bundles(own, channel=channel, update=update, scope=scope) if len(own) else []
-        tables = policy.combine(_raw_tables(policy, bundles, needs_of(policy, names), _shape(own, channel)))
+        tables = policy.combine(_raw_tables(policy, bundles, needs_of(policy, channel, names), _shape(own, channel)))
     found = {k: v.cpu() for k, v in tables.items() if k in names}
     return found if team.size == 1 else spread(team, found, rollouts, sorted(names))
 
@@ -103,9 +104,9 @@ def _raw_tables(policy: Policy, bundles: list[Bundle], needs: Needs, shape: tupl
     return raws
 
 
-def needs_of(policy: Policy, names: set[str]) -> Needs:
+def needs_of(policy: Policy, channel: str, names: set[str]) -> Needs:
     """Channels the policy evaluates itself, and reducers for the rest."""
-    own = names & policy.provides
+    own = names & offered(policy, channel)
     return Needs(frozenset(own), {name: REDUCERS[name].fn for name in names - own})
 
 
@@ -114,15 +115,12 @@ def _shape(rollouts: Rollouts, channel: str) -> tuple[int, int]:
     return int(n), int(t)
 
 
-def _covers(bundles: list[Bundle], scope: str, team: Team) -> bool:
-    """Summands of one decision never do; whole rows satisfy row scope; wider scopes need everything in one piece
-    (policies are asked for whole groups, and a group stays whole on its rank)."""
-    pieces = [p for b in bundles for p in b.pieces]
-    if any(p.share for p in pieces):
-        return False
-    if scope == "decision" or team.size == 1 and len(pieces) == 1 and pieces[0].whole_rows:
-        return True
-    return SCOPES.index(scope) <= SCOPES.index("group") and all(p.whole_rows for p in pieces)
+def _in_one_pass(bundles: list[Bundle], objective: Objective, own: Rollouts, channel: str, *, alone: bool) -> bool:
+    """The pieces of this rank's rows cover what the objective must see at once."""
+    held = own.segments.get(channel, {})
+    segments = [held[name] for name in sorted(objective.segments & held.keys())]
+    mask_nt = own.tables[channel]["mask_nt"]
+    return covers(bundles, objective.scope, alone=alone, mask_nt=mask_nt, segments=segments)
 
 
 def _parts_of_all(bundles: list[Bundle], rollouts: Rollouts, team: Team) -> Tensor:
@@ -192,9 +190,9 @@ def streaming_update(
     table = objective.widths_and_weights(table)
     coef, counts = objective.coefficients(table)
     counts = global_counts or counts
-    needs = needs_of(policy, objective.needs()[""] | (watch & policy.provides))
+    needs = needs_of(policy, channel, objective.needs()[""] | (watch & offered(policy, channel)))
     passes = _Passes(policy, objective, rollouts, table, coef, counts, needs, _shape(rollouts, channel), team)
-    twice = two_pass or team.any(not _covers(bundles, objective.scope, team))
+    twice = two_pass or team.any(not _in_one_pass(bundles, objective, own, channel, alone=team.size == 1))
     in_step = _level(bundles, bundles_of(spare), team) if policy.sharded else bundles
     result = passes.two(bundles, in_step) if twice else passes.one(in_step)
     result.counts = {k: float(v) for k, v in counts.items()}

@@ -270,7 +270,7 @@ class VlmPolicy(Policy):
     def reference(self) -> AbstractContextManager[None]:
         return self._reference.active()
 
-    def keep_reference(self) -> None:
+    def keep_reference(self, channel: str) -> None:
         self._reference.keep()
 
     def parameters_of(self, channel: str) -> list[torch.nn.Parameter]:

@@ -54,13 +54,16 @@ _row("bounds", "constant", {}, {"low": None, "high": 5.0})
 _row("gate", "ppo-clip", {}, without=WIDTHS)
 _row("gate", "ppo-clip", {}, {"dual_clip": 1.2}, {"delta": 1.3}, {"level": "row"}, {"level": "segment:step"})
 _row("gate", "ppo-clip", {"adv_clip": 0.5}, {"level": "row-sum"}, {"cap_low": -0.7, "cap_high": 1.3})
+_row("gate", "ppo-clip", {"level": "segment-sum:step"}, {"level": "segment-sum:step", "dual_clip": 1.2})
 _row("gate", "gspo", {}, without=WIDTHS)
 _row("gate", "gspo", {}, {"dual_clip": 1.05}, {"form": "sequence"}, {"level": "segment:step"})
 _row("gate", "gspo", {"cap_low": -10.0, "cap_high": 10.0}, {"loss_norm": "length"}, {"level": "row-sum"})
 _row("gate", "gspo", {"level": "row-sum", "loss_norm": "length", "form": "sequence"})
+_row("gate", "gspo", {"level": "segment-sum:step"}, {"level": "segment-sum:step", "form": "sequence"})
 _row("gate", "cispo", {}, without=WIDTHS)
 _row("gate", "cispo", {"bound": "cap"}, without=("eps_low_nt",), given={"eps_high_nt": 5.0})
 _row("gate", "cispo", {}, {"level": "row"}, {"level": "row-sum"}, {"level": "segment:step"})
+_row("gate", "cispo", {"level": "segment-sum:step"})
 _row("gate", "grpo-guard", {}, without=WIDTHS)
 _row("gate", "grpo-guard", {}, {"adv_clip": 0.5}, {"reweight": False})
 _row("gate", "reinforce")
@@ -82,6 +85,10 @@ _row("reduce", "seq-mean-token-mean", {}, {"rows": "all"})
 _row("reduce", "seq-mean-token-sum", {}, {"rows": "all"})
 _row("reduce", "seq-mean-token-sum-norm", {}, {"length": 8.0})
 _row("reduce", "token-mean-local")
+_row(
+    *("reduce", "seq-mean-segment-mean", {}, {"rows": "all"}, {"inside": "sum"}, {"over": "sum"}, {"counted": True}),
+    *({"inside": "sum", "over": "sum"}, {"inside": "sum", "counted": True, "rows": "all"}),
+)
 
 #: (property, kind, name) -> why the property does not hold there, by design.
 EXEMPT: dict[tuple[str, str, str], str] = {

@@ -61,14 +61,12 @@ DLM_MUTANTS = [
     Mutant("wrong rows enter", reductions.token_mean_correct, " & correct_n.bool()[:, None]", "", RIGHT),
     Mutant("mask dropped", reductions.token_mean_correct, "mask_nt.bool() & ", "", RIGHT),
     # ---- whole rows
-    Mutant(
-        "gradient of a sum over its length", gspo.gspo, 'own * length_n1 if level == "row-sum" else own', "own", GSPO
-    ),
+    Mutant("gradient of a sum over its length", gspo.gspo, 'own * shared if "-sum" in level else own', "own", GSPO),
     Mutant(
         "gradient of a mean times its length",
         gspo.gspo,
-        'own * length_n1 if level == "row-sum" else own',
-        "own * length_n1",
+        'own * shared if "-sum" in level else own',
+        "own * shared",
         GSPO,
     ),
     Mutant("length not divided out", gspo.gspo, 'out["loss_nt"] / length_n1', 'out["loss_nt"]', GSPO),

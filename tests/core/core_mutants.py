@@ -188,8 +188,8 @@ MUTANTS = [
     Mutant("limit of the advantage ignored", ratios.factor, "adv_nt.clamp(-adv_clip, adv_clip)", "adv_nt", PPO),
     Mutant("limit above only", ratios.factor, "clamp(-adv_clip, adv_clip)", "clamp(max=adv_clip)", PPO),
     Mutant("no clamp of an empty row", ratios.row_mean, ".clamp(min=1)", "", GSPO),
-    Mutant("segments shared by rows", ratios.segment_mean, "row_nt * width + segment_nt", "segment_nt", PPO),
-    Mutant("segments ignored", ratios.segment_mean, "row_nt * width + segment_nt", "row_nt", PPO),
+    Mutant("segments shared by rows", ratios.segment_groups, "row_nt * width + ", "", PPO),
+    Mutant("segments ignored", ratios.segment_groups, "row_nt * width + (number_nt - low)", "row_nt", PPO),
     Mutant("clamp removed", ratios.clamped, "log_ratio.clamp(low, high)", "log_ratio", GATES),
     Mutant(
         "number rounded to float32",
@@ -201,7 +201,7 @@ MUTANTS = [
     Mutant(
         "level does not widen the scope",
         registry.Bound.scope.fget,  # type: ignore[attr-defined]
-        'least = "decision" if level == "decision" else "row"',
+        'least = "decision" if level == "decision" else "segment" if level_segment(level) else "row"',
         'least = "decision"',
         PPO,
     ),

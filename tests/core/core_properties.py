@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import core_flow_relations  # noqa: F401  (registers relations)
+import core_segment_relations  # noqa: F401
 import torch
 from core_cases import EXEMPT, cases, takes_widths
 from core_objective_checks import micro_batches_add_up
@@ -70,11 +71,14 @@ def order_of_rows_is_irrelevant(case: Case, dtype: torch.dtype) -> None:
 @about("advantage", "select", "weight", "gate", "penalty")
 def declared_scope_is_enough(case: Case, dtype: torch.dtype) -> None:
     """A piece that covers the stage's declared scope gives the piece of the whole result: the streaming update rests
-    on it. decision: one column of one row; row: one row; group: one group."""
+    on it. decision: one column of one row; segment: one segment of one row; row: one row; group: one group."""
     table, scope = case.table(dtype), case.bound().scope
     whole = outputs(case, table)
     cuts: dict[str, list[tuple[Tensor, Tensor | None]]] = {
         "decision": [(torch.tensor([i]), torch.tensor([t])) for i in (0, 7) for t in (0, 2, 4)],
+        "segment": [
+            (torch.tensor([i]), (table.segments["step"][i] == s).nonzero()[:, 0]) for i in (0, 1, 7) for s in range(3)
+        ],
         "row": [(torch.tensor([i]), None) for i in range(N)],
         "group": [((table.keys["prompt"] == k).nonzero()[:, 0], None) for k in set(KEY)],
         "batch": [(torch.arange(N), None)],
@@ -278,6 +282,20 @@ def clipped_advantage(case: Case, adv: Tensor) -> Tensor:
     return adv.clamp(-limit, limit)
 
 
+def shared_ratio(case: Case, table: Table) -> Tensor:
+    """How many decisions' losses hold the whole log-ratio of each: those of its row or segment where the level is a
+    product. [N,T] or [N,1]"""
+    mask = table["mask_nt"]
+    if case.name not in ("ppo-clip", "gspo"):
+        return torch.ones(N, 1)
+    if case.options.get("level") == "row-sum":
+        return mask.sum(1, keepdim=True).clamp(min=1)
+    if case.options.get("level") == "segment-sum:step":
+        alike_ntu = table.segments["step"][:, :, None] == table.segments["step"][:, None, :]
+        return (alike_ntu & mask[:, None, :]).sum(2).clamp(min=1)
+    return torch.ones(N, 1)
+
+
 @about("gate")
 def on_policy_gradient(case: Case, dtype: torch.dtype) -> None:
     """At ratio 1 every policy-gradient gate has the gradient -A / denominator (Gaussian steps: at deviation 1)."""
@@ -287,8 +305,7 @@ def on_policy_gradient(case: Case, dtype: torch.dtype) -> None:
     mask = table["mask_nt"]
     grad = loss_and_gradients(case, table, "seq-mean-token-mean")[1]["logp_nt"]
     length = mask.sum(1, keepdim=True).clamp(min=1)
-    if case.options.get("level") == "row-sum" and case.name in ("ppo-clip", "gspo"):  # each moves the ratio of all
-        length = torch.ones_like(length)
+    length = length / shared_ratio(case, table)
     if case.options.get("loss_norm") == "length":
         length = length * mask.sum(1, keepdim=True).clamp(min=1)
     adv = clipped_advantage(case, adv)
@@ -316,7 +333,7 @@ def clip_regions(case: Case, dtype: torch.dtype) -> None:
         **unit_steps(8, 2, dtype),
         **case.given,
     }
-    if case.options.get("level") == "row-sum":
+    if case.options.get("level") in ("row-sum", "segment-sum:step"):
         channels["logp_nt"] = channels["logp_nt"] / 2  # the two decisions of a row add up
     alive = torch.ones(8, dtype=torch.bool)
     if case.name in ("ppo-clip", "gspo", "grpo-guard"):

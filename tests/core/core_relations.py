@@ -41,7 +41,7 @@ def of(kind: str, name: str) -> Callable[[Relation], Relation]:
 
 def ratio_at(case: Case, table: Table, default: str = "decision") -> torch.Tensor:
     """The ratio by loops: of the decision, the geometric mean over its row or its segment of the row, or the product
-    over its row."""
+    over either."""
     level = str(case.options.get("level", default))
     mask, diff = table["mask_nt"], (table["logp_nt"] - table["old_logp_nt"]).tolist()
     step = table.segments["step"].tolist()
@@ -52,8 +52,8 @@ def ratio_at(case: Case, table: Table, default: str = "decision") -> torch.Tenso
                 continue
             valid = [u for u in range(T) if mask[i, u]]
             alike = [u for u in valid if step[i][u] == step[i][t]]
-            same = {"decision": [t], "row": valid, "row-sum": valid, "segment:step": alike}[level]
-            out[i, t] = math.exp(sum(diff[i][u] for u in same) / (1 if level == "row-sum" else len(same)))
+            same = {"decision": [t], "row": valid, "segment:step": alike}[level.replace("-sum", "")]
+            out[i, t] = math.exp(sum(diff[i][u] for u in same) / (1 if "-sum" in level else len(same)))
     return out
 
 

@@ -15,8 +15,9 @@ from core_mutants import MUTANTS as CORE_MUTANTS
 from core_mutants import Keys, Mutant, in_place
 from core_objective_checks import OBJECTIVE_CHECKS
 from core_properties import CHECKS
+from core_segment_mutants import SEGMENT_MUTANTS
 
-MUTANTS = CORE_MUTANTS + FLOW_MUTANTS + DLM_MUTANTS
+MUTANTS = CORE_MUTANTS + FLOW_MUTANTS + DLM_MUTANTS + SEGMENT_MUTANTS
 
 #: What a broken stage may raise instead of a wrong number.
 BROKEN = (AssertionError, RuntimeError, ValueError, KeyError, IndexError, TypeError, UnboundLocalError)

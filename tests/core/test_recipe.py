@@ -34,10 +34,17 @@ DLM = {
     "tracerl": ("trajectory", "decision"),
     "lightningrl": ("trajectory", "decision"),
 }
+#: Recipes of masked image models, with the channels they train.
+MASKED = {"co-grpo": ("tokens", "schedule"), "mask-grpo": ("tokens",), "schedule-grpo": ("schedule",)}
 STEPS = PROVIDES | {"kl_nt", "mean_gap_nt", "dt_nt", "sigma_nt", "scored_nt"}
 
 
-def build(recipe: Recipe, unit: str = "decision", channel: str = "tokens") -> Objective:
+def main_channel(recipe: Recipe) -> str:
+    return recipe.phases[0][0] if recipe.phases else "tokens"
+
+
+def build(recipe: Recipe, unit: str = "decision", channel: str = "") -> Objective:
+    channel = channel or main_channel(recipe)
     if recipe.slug in FLOW:
         return Objective(recipe, channel="steps", unit="element-mean", provides=STEPS, dense=True)
     return Objective(recipe, channel=channel, unit=unit, provides=PROVIDES)
@@ -54,7 +61,7 @@ def test_every_shipped_recipe_builds(name: str) -> None:
     objective = build(recipe)
     assert recipe.title and recipe.source
     assert objective.needs()[""] <= (STEPS if name in FLOW else PROVIDES)
-    assert bool(recipe.sampling) == (name in FLOW or name in DLM)
+    assert bool(recipe.sampling) == (name in FLOW or name in DLM or name in MASKED)
     assert bool(recipe.selection) == (name in ("tracerl", "lightningrl"))
     if recipe.group == "relative":
         assert objective.advantage.stage.relative
@@ -67,6 +74,7 @@ def test_the_catalogue_of_this_version() -> None:
         *("grpo", "dr-grpo", "dapo", "rloo", "reinforce-pp", "gspo", "cispo", "visual-rft", "sft"),
         *FLOW,
         *DLM,
+        *MASKED,
         "gdpo-decoupled",
     }
 
@@ -297,7 +305,10 @@ def test_the_source_mapping_is_left_alone() -> None:
         ({"penalties.kl.coef": "much"}, "coef must be a finite number, got 'much'"),
         ({"penalties.kl.estimator": "k4"}, "estimator must be k1, k2, k3 or k3+, got 'k4'"),
         ({"advantage.eps": "tiny"}, "advantage 'grpo' refuses"),
-        ({"gate.level": "rows"}, "ratio level must be decision, row, row-sum or segment:<name>, got 'rows'"),
+        (
+            {"gate.level": "rows"},
+            "ratio level must be decision, row, row-sum, segment:<name> or segment-sum:<name>, got 'rows'",
+        ),
         ({"gate.dual_clip": 0.5}, "dual_clip must be above 1, got 0.5"),
         ({"gate.adv_clip": 0.0}, "adv_clip must be above 0, got 0.0"),
         (
@@ -383,8 +394,8 @@ def test_every_recipe_and_stage_has_its_place_in_the_docs() -> None:
         places = [entry.index(f"**{part}.**") for part in ENTRY]
         assert places == sorted(places), name
         recipe = shipped(name)
-        spec = recipe.channel("tokens")
-        used = [recipe.advantage, spec.gate, spec.reduce, *spec.penalties, *recipe.shape]
+        specs = [recipe.channel(c) for c in recipe.channels]
+        used = [recipe.advantage, *recipe.shape] + [s for c in specs for s in (c.gate, c.reduce, *c.penalties)]
         for stage in used:
             assert f"`{stage['name']}`" in entry, f"{name} does not name {stage['name']}"
         if "arxiv" in recipe.paper:

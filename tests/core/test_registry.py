@@ -101,8 +101,12 @@ def test_scope_widens_with_the_ratio_level() -> None:
     assert bind("gate", "ppo-clip").scope == "decision"
     assert bind("gate", {"name": "ppo-clip", "level": "row"}).scope == "row"
     assert bind("gate", {"name": "ppo-clip", "level": "row-sum"}).scope == "row"
-    assert bind("gate", {"name": "cispo", "level": "segment:step"}).scope == "row"
-    assert bind("gate", "gspo").scope == "row"
+    for level in ("segment:step", "segment-sum:step"):
+        one = bind("gate", {"name": "cispo", "level": level})
+        assert one.scope == "segment" and one.segments == {"step"}
+        assert bind("gate", {"name": "gspo", "level": level}).scope == "row"  # its own scope is wider
+    assert bind("gate", "gspo").scope == "row" and bind("gate", "gspo").segments == frozenset()
+    assert bind("reduce", {"name": "seq-mean-segment-mean", "segment": "turn"}).segments == {"turn"}
 
 
 @pytest.mark.usefixtures("sandbox")

@@ -54,6 +54,31 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "missing reward": {"plugins": ["rank_plugins"], "rewards": {"components": [{"name": "nothing-for-r3"}]}},
 }
+TWO = {
+    "family": "toy-two",
+    "recipe": "co-grpo",
+    "data": {"train": "toy_two:train", "eval": "toy_two:eval"},
+    "rewards": {"components": [{"name": "zeros-two"}]},
+    "ema": {"enabled": True},
+}
+CASES |= {  # two channels in turns, their tables of different widths
+    "turns": TWO,
+    "turns, product, penalties": {
+        **TWO,
+        "recipe_options": {
+            "channels.tokens.gate.level": "segment-sum:step",
+            "channels.tokens.penalties.kl.coef": 0.1,
+            "channels.schedule.penalties.kl.coef": 0.1,
+            "phases": [["schedule", 1], ["tokens", 2]],
+        },
+        "train": {"epochs": 2, "minibatches": 2},
+    },
+    "turns, cut segments": {
+        **TWO,
+        "recipe_options": {"channels.tokens.gate.level": "segment:step", "channels.tokens.reduce.counted": True},
+        "model": {"cut": "columns"},
+    },
+}
 STOPS = {"plugins": ["rank_plugins"], "rewards": {"components": [{"name": "fails-on-r3"}]}}
 
 
@@ -62,11 +87,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """one/CASE by one process, run-of-two/CASE by two."""
     root = tmp_path_factory.mktemp("ranks")
     families.FAMILIES["toy"] = families.Family("toy", config="toy_config", entry="toy_family")
+    families.FAMILIES["toy-two"] = families.Family("toy-two", config="toy_two_config", entry="toy_two_family")
     try:
         for name, change in CASES.items():
             train(config_io.build(toy(root / "one" / name, **change), folder=Path.cwd()), progress=False)
     finally:
-        del families.FAMILIES["toy"]
+        del families.FAMILIES["toy"], families.FAMILIES["toy-two"]
     jobs = [{"config": toy(root / "run-of-two" / name, **change)} for name, change in CASES.items()]
     last = [
         {"config": toy(root / "run-of-two" / "stopped", **STOPS)},

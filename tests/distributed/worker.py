@@ -28,6 +28,7 @@ def refuse_to_write(event: str, arguments: tuple) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     families.FAMILIES["toy"] = families.Family("toy", config="toy_config", entry="toy_family")
+    families.FAMILIES["toy-two"] = families.Family("toy-two", config="toy_two_config", entry="toy_two_family")
     families.FAMILIES["toy-flow"] = families.Family(
         "toy-flow", config="image_gen.flow.config", entry="toy_flow", extra_stages=("image_gen.flow.stages",)
     )

@@ -29,6 +29,11 @@ from mmrl.training.trainer import Trainer  # noqa: E402
 
 torch.set_num_threads(1)
 families.FAMILIES["toy"] = families.Family("toy", config="toy_config", entry="toy_family")
+families.FAMILIES["toy-two"] = families.Family("toy-two", config="toy_two_config", entry="toy_two_family")
+
+
+#: Names of points that begin so are of a run that trains two channels in turns: checkpoints lie before either phase.
+TURNS = "turns:"
 
 
 @reward("noisy", tasks=("toy",))
@@ -37,8 +42,8 @@ def noisy(outputs: list[str], records: Any, info: Any) -> list[float]:
     return [o.count("0") + random.random() + np.random.rand() + float(torch.rand(())) for o in outputs]
 
 
-def config(out: Path) -> Any:
-    raw = {
+def config(out: Path, *, turns: bool = False) -> Any:
+    raw: dict[str, Any] = {
         "family": "toy",
         "recipe": "grpo",
         "out": str(out),
@@ -51,6 +56,10 @@ def config(out: Path) -> Any:
         "checkpoint": {"every": 2},
         "log": {"tensorboard": False},
     }
+    if turns:
+        raw |= {"family": "toy-two", "recipe": "co-grpo", "data": {"train": "toy_two:train", "eval": "toy_two:eval"}}
+        raw["recipe_options"] = {"phases": [["tokens", 2], ["schedule", 1]]}
+        raw["train"] |= {"epochs": 2}
     return config_io.build(raw, folder=Path.cwd())
 
 
@@ -123,6 +132,9 @@ POINTS: dict[str, list[Callable[[], None]]] = {
     "twice": [at_call(Trainer, "_updates", 4), at_call(checkpoint, "_put", 1)],
     "while it resumes": [at_call(Trainer, "_updates", 6), at_call(run, "replace", 1, half_config)],
     "while it sets a damaged one aside": [at_call(Trainer, "_updates", 6), at_call(checkpoint, "newest_whole", 1)],
+    "turns: in a token phase, resumed before one of the schedule": [at_call(Trainer, "_updates", 4)],
+    "turns: between two updates of a schedule phase, resumed in tokens": [at_call(Trainer, "_one_update", 12)],
+    "turns: in both, one after the other": [at_call(Trainer, "_one_update", 6), at_call(Trainer, "_updates", 3)],
 }
 
 
@@ -144,21 +156,23 @@ def forked(work: Callable[[], Any]) -> int:
 
 def main(folder: Path) -> None:
     run.train(config(folder / "whole"), progress=False)  # in this process: what it imports, the others have
+    run.train(config(folder / "whole-turns", turns=True), progress=False)
     for name, arms in POINTS.items():
-        out = folder / name.replace(" ", "-")
+        out, turns = folder / name.replace(" ", "-").replace(":", ""), name.startswith(TURNS)
         for arm in [*arms, None]:
 
-            def work(out: Path = out, arm: Any = arm) -> None:
+            def work(out: Path = out, arm: Any = arm, turns: bool = turns) -> None:
                 if arm is not None:
                     arm()
-                run.train(config(out), resume=(out / "config.yaml").exists(), progress=False)
+                run.train(config(out, turns=turns), resume=(out / "config.yaml").exists(), progress=False)
 
             ended = forked(work)
             if (ended == signal.SIGKILL) == (arm is None):
                 print(json.dumps([name, [f"ended by signal {ended}"]]), flush=True)
                 break
         else:
-            print(json.dumps([name, fault_compare.differences(folder / "whole", out)[:5]]), flush=True)
+            whole = folder / ("whole-turns" if turns else "whole")
+            print(json.dumps([name, fault_compare.differences(whole, out)[:5]]), flush=True)
 
 
 if __name__ == "__main__":

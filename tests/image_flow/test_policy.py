@@ -136,7 +136,7 @@ def test_no_gradient_through_the_unconditional_half_when_asked() -> None:
 
 def test_closed_form_kl_to_the_weights_of_step_0() -> None:
     policy = policy_of()
-    policy.keep_reference()
+    policy.keep_reference("steps")
     rollouts = rolled(policy)
     assert float(evaluate(policy, rollouts, {"kl_nt"}, channel="steps")["kl_nt"].abs().max()) == 0
     with torch.no_grad():

@@ -48,7 +48,7 @@ def prepared(policy: FlowPolicy, objective: Objective, *, moved: float = 0.02) -
     """Rollouts of 2 prompts x 3 with made rewards, after which the weights have moved a little."""
     needed = {name for names in objective.needs().values() for name in names}
     policy.expect(frozenset(needed | ({"reward_ntk"} if objective.needs_dense else set())))
-    policy.keep_reference()
+    policy.keep_reference("steps")
     rollouts = policy.rollout([Request(r, 3) for r in RECORDS], Streams(0, 0))
     steps = rollouts.tables["steps"]["mask_nt"].shape[1]
     torch.manual_seed(1)
@@ -79,7 +79,7 @@ def whole(policy: FlowPolicy, objective: Objective, rollouts: Rollouts, table: T
     """One graph over all steps of all trajectories, written plainly."""
     for p in policy.parameters_of("steps"):
         p.grad = None
-    needs = needs_of(policy, objective.needs()[""])
+    needs = needs_of(policy, "steps", objective.needs()[""])
     bundles = policy.bundles(rollouts, channel="steps", update=0, scope="batch")
     raws: dict[str, torch.Tensor] = {}
     for piece in (p for b in bundles for p in b.pieces):

@@ -168,3 +168,24 @@ def test_the_state_of_an_older_checkpoint() -> None:
     assert "from 20 to 70" in signs[0].what
     diagnostics.load_state_dict({"active": [], "first_length": None})
     assert diagnostics.series == {}
+
+
+def test_phases_are_not_compared_with_each_other() -> None:
+    """A hundredfold gradient in every second step is no jump; a jump inside a phase is told with its name, and clears
+    after as many steps of that phase. What belongs to rollouts is one series."""
+    diagnostics = Diagnostics(by_phase=True, densities=frozenset({"schedule"}))
+    signs: list[Sign] = []
+    for step in range(1, 41):
+        schedule = step % 2 == 0
+        norm = 5000.0 if step == 24 else 100.0 if schedule else 1.0
+        row = {"step": step, "phase": "schedule" if schedule else "tokens", "grad_norm": norm, "flat_groups": 0.1}
+        signs += diagnostics.look({**row, "entropy": -3.0 if schedule else 2.0}, TOLERANCE)
+    assert [(s.step, s.kind, s.metric, s.cleared) for s in signs] == [
+        (24, "schedule/grad_norm", "grad_norm", False),
+        (34, "schedule/grad_norm", "grad_norm", True),
+    ]
+    assert signs[0].what == "schedule: the gradient norm jumped to 5e+03"
+    assert set(diagnostics.series) == {"tokens/grad_norm", "schedule/grad_norm", "tokens/entropy", "flat_groups"}
+    again = Diagnostics(by_phase=True)
+    again.load_state_dict(diagnostics.state_dict())
+    assert again.state_dict() == diagnostics.state_dict()

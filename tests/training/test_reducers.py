@@ -71,7 +71,7 @@ def test_a_stage_asks_for_a_reducer_by_channel_name(peak: None) -> None:
     mask = table["mask_nt"]
     expected = (-(table["adv_nt"] * tables["logp_nt"] * tables["peak_nt"]) * mask).sum() / mask.sum()
     assert got == pytest.approx(float(expected), abs=1e-12)
-    assert needs_of(policy, {"logp_nt", "peak_nt"}).reducers.keys() == {"peak_nt"}
+    assert needs_of(policy, "tokens", {"logp_nt", "peak_nt"}).reducers.keys() == {"peak_nt"}
 
 
 def objective_of(changes: dict, **names) -> Objective:

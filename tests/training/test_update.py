@@ -37,7 +37,7 @@ def gradients(recipe_name: str, cut: str, *, two_pass: bool, drift: float = 0.05
     policy = ToyPolicy(cut=cut)
     scored = scene(policy)
     objective = Objective(recipe, channel="tokens", unit="decision", provides=policy.provides)
-    policy.keep_reference()
+    policy.keep_reference("tokens")
     with torch.no_grad():
         policy.own += drift * torch.arange(policy.own.numel(), dtype=torch.float64).reshape(policy.own.shape).sin()
     table = table_of(scored, "tokens")

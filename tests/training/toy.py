@@ -130,7 +130,7 @@ class ToyPolicy(Policy):
             for p, v in zip(self.parameters_of("tokens"), values, strict=True):
                 p.copy_(v)
 
-    def keep_reference(self) -> None:
+    def keep_reference(self, channel: str) -> None:
         if self.kept is None:
             self.kept = [p.detach().clone() for p in self.parameters_of("tokens")]
 

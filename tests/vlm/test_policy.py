@@ -156,7 +156,7 @@ def test_the_reference_is_the_policy_at_step_0(
     policy = make("qwen3_vl", **options)
     rollouts = policy.rollout(ragged, streams)
     start = logp(policy, rollouts)
-    policy.keep_reference()
+    policy.keep_reference("tokens")
     if options:
         assert policy._reference._kept == [], "an adapter that started at zero is switched off, nothing is copied"
         assert torch.equal(start, logp(make("qwen3_vl"), rollouts)), "a fresh adapter changes nothing"

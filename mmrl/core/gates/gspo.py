@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from mmrl.core.gates.ppo_clip import clipped_surrogate
-from mmrl.core.ratios import CLAMP, at_level, clamped, factor, masked_difference
+from mmrl.core.ratios import CLAMP, at_level, clamped, factor, level_length, masked_difference
 from mmrl.core.registry import stage
 
 LOG_RATIO_CAP = 10.0
@@ -37,9 +37,10 @@ def gspo(
     form `token` (GSPO-token): s_t = sg[s] exp(logp - sg[logp]), so A may differ between decisions. form `sequence`:
     s differentiated directly; the same gradient under seq-mean-token-mean when A is constant on the row.
     log s is clamped to [cap_low, cap_high]. Reduce with seq-mean-token-mean. Detached: old_logp, A, widths.
-    level `row-sum`: s = exp(sum over the row), the ratio of whole likelihoods. loss_norm `length`: the loss of a row is
-    divided by its decisions; row-sum with length is the objective in the text of GDPO for diffusion language models
-    (arXiv 2510.08554), level row with caps of 10 that of its code.
+    level `row-sum`: s = exp(sum over the row), the ratio of whole likelihoods; segment:<name>, segment-sum:<name>: the
+    same of a segment. loss_norm `length`: the loss of a row is divided by its decisions; row-sum with length is the
+    objective in the text of GDPO for diffusion language models (arXiv 2510.08554), level row with caps of 10 that of
+    its code.
     Reduces to: PPO clip when rows have one decision.
     """
     diff = masked_difference(logp_nt, old_logp_nt, mask_nt)
@@ -47,7 +48,8 @@ def gspo(
     length_n1 = mask_nt.bool().sum(1, keepdim=True).clamp(min=1).to(diff.dtype)
     if form == "token":
         own = masked_difference(logp_nt, logp_nt.detach(), mask_nt)  # value 0, gradient of logp
-        own = own * length_n1 if level == "row-sum" else own  # the mean over the row then has the gradient of the sum
+        shared = level_length(mask_nt, segments=segments, level=level).to(diff.dtype)
+        own = own * shared if "-sum" in level else own  # their mean then has the gradient of the sum
         log_s = own + log_s.detach()
     elif form != "sequence":
         raise ValueError(f"form must be 'token' or 'sequence', got {form!r}")

@@ -62,9 +62,9 @@ def ppo_clip(
 
     Detached: old_logp, A, the widths. Widths are numbers or [N,T] tables. dual_clip c (verl: 3): where A < 0 the loss
     is at most -c A. delta (TRL): rho is capped at delta in the unclipped branch. adv_clip: A is clamped to +-adv_clip
-    first (Flow-GRPO: 5). level: decision, row, row-sum or segment:<name> (`ratios.at_level`). cap_low, cap_high: limits
-    of log rho (LightningRL: +-10). Gradient is zero where A > 0 and rho > 1 + eps_high, or A < 0 and rho < 1 - eps_low.
-    Reduces to: REINFORCE's gradient at rho = 1.
+    first (Flow-GRPO: 5). level: decision, row, row-sum, segment:<name> or segment-sum:<name> (`ratios.at_level`).
+    cap_low, cap_high: limits of log rho (LightningRL: +-10). Gradient is zero where A > 0 and rho > 1 + eps_high, or
+    A < 0 and rho < 1 - eps_low. Reduces to: REINFORCE's gradient at rho = 1.
     """
     log_ratio = at_level(masked_difference(logp_nt, old_logp_nt, mask_nt), mask_nt, level, segments)
     adv_nt = factor(adv_nt, mask_nt, adv_clip=adv_clip)
