@@ -53,6 +53,7 @@ class MaskedPolicy(Policy):
     provides = frozenset({"logp_nt", "entropy_nt", "supervised_nt", "kl_nt"})
     keys = frozenset({"prompt", "record", "task"})
     segments = frozenset({"step"})
+    densities = frozenset({SCHEDULE})
     gallery_rows = 4
 
     def __init__(
