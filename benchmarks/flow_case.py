@@ -29,7 +29,7 @@ RECIPE, CHANNEL, CLIP = "flow-grpo", "steps", 1e-4
 def build(folder: str) -> dict[str, int]:
     """The pipeline's folder; how many numbers its transformer has."""
     from image_gen.pipelines import tiny
-    from image_gen.pipelines.common import quiet
+    from image_gen.pipelines.quiet import quiet
 
     with quiet():
         tiny.write("StableDiffusion3Pipeline", Path(folder))

@@ -56,6 +56,7 @@ def write_sheets(made: Sequence[Made], out: Path, told: dict[str, Any]) -> list[
             section = sections.setdefault(key[0], Section(group[0].record.prompt))
             section.cells.append([_shown(one, out, told["seed"], paired=len(group) > 1) for one in group])
         line = f"{told['steps']} steps, guidance {told['guidance']:g}, {told['width']} x {told['height']} pixels"
+        line += f", {told['schedule']} schedule" if "schedule" in told else ""
         path = out / ("sheet.png" if number == 1 else f"sheet-{number}.png")
         contact_sheet(list(sections.values()), title=_name(told), subtitle=line).save(path)
         written.append(path)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from image_gen import memory
 from image_gen.flow import windows
 from image_gen.flow.memory import shape_of
 from mmrl.config import Config
-from mmrl.errors import UserError
 
 
 def check(config: Config) -> None:
@@ -18,11 +18,4 @@ def check(config: Config) -> None:
     shape = shape_of(config.model.path, config.model.base)
     if shape is None:
         return
-    unit = shape.factor * shape.transformer.patch
-    for name in ("height", "width"):
-        side = getattr(config.inputs, name)
-        if side % unit:
-            near = " or ".join(str(n) for n in (side // unit * unit, side // unit * unit + unit) if n)
-            raise UserError(
-                f"inputs.{name}: {config.model.path} takes steps of {unit} pixels, got {side}; nearest: {near}"
-            )
+    memory.whole_steps(config, shape.factor * shape.transformer.patch)

@@ -6,7 +6,7 @@ task.json  {"model": folder, "transformer": class or null, "lora": folder or nul
             "threads", "inputs", "out"}. With `transformer` the folder holds (in itself or in transformer/) that class
             and no pipeline: there are velocities, and no pictures.
 inputs     written by torch.save: {"calls": [(args, kwargs) of the transformer], "noise": latents}
-out        a safetensors file: velocity0, velocity1, ... and pictures [N, 3, H, W] in [0, 1], float32
+out        a safetensors file: output0, output1, ... (velocities) and pictures [N, 3, H, W] in [0, 1], float32
 """
 
 import json
@@ -31,7 +31,7 @@ def main(file: str) -> None:
     found = {}
     with torch.inference_mode():
         for number, (args, kwargs) in enumerate(inputs["calls"]):
-            found[f"velocity{number}"] = transformer(*args, **kwargs)[0]
+            found[f"output{number}"] = transformer(*args, **kwargs)[0]
         if pipe is not None:
             found["pictures"] = pipe(
                 [task["prompt"]], latents=inputs["noise"], output_type="pt", **task["options"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from image_gen import mmrl_usage
 from image_gen.pipelines.base import ImageModel
 from image_gen.pipelines.common import DiffusersModel
 from mmrl.training.exported import public_name
@@ -53,14 +54,14 @@ def remarks(model: ImageModel, scale: float) -> list[str]:
 
 def code(model: ImageModel, *, prompt: str, base: str | None, height: int, width: int, steps: int, scale: float) -> str:
     """Python that loads the folder and draws a prompt. `base`: of an adapter. Texts are literals on one line."""
-    told = ascii(prompt if "`" not in prompt else "a red apple on a table")
     if kind(model) is None:
-        return _own_code(told, alone=base is not None, height=height, width=width, steps=steps, scale=scale)
+        sampling = {"eval_steps": steps, "guidance": scale}
+        return mmrl_usage.code("flow", prompt, alone=base is not None, sampling=sampling, height=height, width=width)
     lines = _loading(model, base)
     options = {"height": height, "width": width, "num_inference_steps": steps, **guidance(model, scale)}
     lines += [
         "picture = pipe(",
-        f"    {told},",
+        f"    {mmrl_usage.literal(prompt)},",
         *(f"    {key}={value!r}," for key, value in options.items()),
         "    generator=torch.Generator().manual_seed(0),",
         ").images[0]",
@@ -91,26 +92,3 @@ def _loading(model: ImageModel, base: str | None) -> list[str]:
         settings = ", ".join(f"{key}={value!r}" for key, value in own.items())
         lines += [f"pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, {settings})"]
     return lines
-
-
-def _own_code(told: str, *, alone: bool, height: int, width: int, steps: int, scale: float) -> str:
-    """For a model that this package draws with; `alone`: the folder holds an adapter."""
-    lines = [
-        "import torch",
-        "from torchvision.utils import save_image",
-        "",
-        "from image_gen.flow.config import Adapter, Inputs, Model, Sampling  # installed with mmrl",
-        "from image_gen.flow.family import load",
-        "from mmrl.core.streams import Streams",
-        "from mmrl.data.records import Record",
-        "from mmrl.training.rollouts import Request",
-        "",
-        'folder = "."  # this folder',
-        f'model = Model(path=folder, adapter=Adapter(kind="{"lora" if alone else "none"}"))',
-        f"sampling = Sampling(eval_steps={steps}, guidance={scale!r})",
-        f'policy = load(model, sampling, Inputs(height={height}, width={width}), device="cpu")',
-        f'request = Request(Record("mine", "image", {told}), 4)',
-        "pictures = policy.rollout([request], Streams(0, 0), greedy=True).outputs",
-        'save_image(torch.stack(pictures), "picture.png")',
-    ]
-    return "\n".join(lines)

@@ -6,25 +6,11 @@ transformer, a token is a patch of the latent or a token of the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Linear:
-    """`count` linear layers (or convolutions of patches), called `name` within their block."""
-
-    name: str
-    inside: int
-    outside: int
-    count: int = 1
-    bias: bool = True
-    adapted: bool = False  # by LoRA unless the run names its own layers
-
-    @property
-    def parameters(self) -> int:
-        return self.count * self.outside * (self.inside + self.bias)
+from image_gen.shapes import Counted, Linear
 
 
 @dataclass(frozen=True)
@@ -39,7 +25,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Transformer:
+class Transformer(Counted):
     """layers: all linear layers. others: parameters of norms, tables and depthwise convolutions. patch: side of a patch
     in the latent; packed: its channels are those of a whole patch."""
 
@@ -51,19 +37,6 @@ class Transformer:
     channels: int
     patch: int
     embedded_guidance: bool = False
-
-    @property
-    def parameters(self) -> int:
-        return sum(layer.parameters for layer in self.layers) + self.others
-
-    def adapter(self, rank: int, targets: Sequence[str] | None) -> int:
-        """Parameters of LoRA. targets: endings of layer names; None = the layers that the literature adapts."""
-        chosen = [one for one in self.layers if (one.adapted if targets is None else _named(one.name, targets))]
-        return rank * sum(one.count * (one.inside + one.outside) for one in chosen)
-
-
-def _named(name: str, targets: Iterable[str]) -> bool:
-    return any(name == t or name.endswith(f".{t}") for t in targets)
 
 
 def transformer_of(config: Mapping[str, Any]) -> Transformer | None:

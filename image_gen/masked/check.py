@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from image_gen import memory
+from image_gen.masked.memory import shape_of
 from mmrl import config_io
 from mmrl.config import Config
 from mmrl.errors import UserError
 
 
 def check(config: Config) -> None:
-    """Raises UserError where the recipe trains a schedule that draws no actions, and for a hand-made schedule that is
-    set although AdaNAT's formula takes its place."""
+    """Raises UserError where the recipe trains a schedule that draws no actions, for a hand-made schedule that is set
+    although AdaNAT's formula takes its place, and for a picture size that the model cannot take (of the shapes that
+    `--dry-run` knows; loading looks at every one)."""
     from image_gen.masked.policy import SCHEDULE, MaskedPolicy
     from mmrl.training.objectives import channels_of
 
     sampling = config.sampling
+    shape = shape_of(config.model.path, config.model.base)
+    if shape is not None and not config.model.path.startswith("embedded:"):
+        memory.whole_steps(config, shape.unit)
     if config.model.schedule.base == "adanat":
         for name in ("mask_schedule", "remask_temperature", "sample_temperature"):
             if getattr(sampling, name) != type(sampling).model_fields[name].default:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from image_gen.masked.memory import describe as memory_lines  # noqa: F401
+from image_gen.masked.memory import piece_lines as piece_lines
 from image_gen.sections import Adapter as Adapter
 from mmrl.config import Section
 from mmrl.data.rows import Require

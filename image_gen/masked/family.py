@@ -7,13 +7,13 @@ from pathlib import Path
 from image_gen import stored
 from image_gen.masked.check import check as check
 from image_gen.masked.config import Inputs, Model, Sampling
+from image_gen.masked.generate import generate as generate
 from image_gen.masked.models.loading import load_token_model
-from image_gen.masked.policy import SCHEDULE_FOLDER, MaskedPolicy
-from image_gen.masked.schedule import storage
-from image_gen.masked.schedule.base import Schedule
+from image_gen.masked.policy import MaskedPolicy
+from image_gen.masked.schedule.beside import schedule_of
 from mmrl.config import Config
 from mmrl.data.records import Record
-from mmrl.errors import UserError
+from mmrl.training.exported import Exported, Wanted
 
 #: Its class attributes (unit, channels, provides) are read before any weights load.
 POLICY: type[MaskedPolicy] = MaskedPolicy
@@ -32,15 +32,8 @@ def load_policy(config: Config) -> MaskedPolicy:
 def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "auto") -> MaskedPolicy:
     """The same from the three sections of this family. A schedule stored beside the weights is taken as it is."""
     ready = stored.prepared(options, load_token_model, device=device)
-    grid = ready.model.grid(inputs.height, inputs.width)
-    folder = Path(options.path) / SCHEDULE_FOLDER
-    if folder.is_dir():
-        schedule = storage.load(folder, feature_width=ready.model.feature_width, grid=grid)
-        _take_stored_schedule(options, schedule)
-    else:
-        schedule = storage.make(
-            options.schedule, steps=sampling.steps, feature_width=ready.model.feature_width, grid=grid
-        )
+    size = (inputs.height, inputs.width)
+    schedule = schedule_of(options, ready.model, steps=sampling.steps, size=size)
     where = next(ready.model.transformer.parameters()).device
     return MaskedPolicy(
         ready.model,
@@ -51,19 +44,6 @@ def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "a
         without_adapter=ready.without_adapter,
         base=ready.base,
     )
-
-
-def _take_stored_schedule(options: Model, schedule: Schedule) -> None:
-    """A stored schedule keeps its settings: write them into the options, so that the run's own config.yaml tells what
-    was trained. Raises UserError for values that were asked for and are not the stored ones."""
-    for name in sorted(options.schedule.model_fields_set):
-        asked, kept = getattr(options.schedule, name), getattr(schedule.options, name)
-        if asked != kept:
-            raise UserError(
-                f"model.schedule.{name}: {asked} is asked for, the schedule stored with {options.path!r} has {kept}; "
-                "it is trained further as it is, so leave the setting out"
-            )
-    options.schedule = schedule.options.model_copy(deep=True)
 
 
 def evaluate(policy: MaskedPolicy, records: list[Record], config: Config) -> dict[str, float]:
@@ -87,6 +67,13 @@ def compared(
     from image_gen.masked.evaluate import compared as run
 
     return run(before, after)
+
+
+def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exported:
+    """A folder that plain diffusers loads, with the schedule beside it, compared with the model as it is evaluated."""
+    from image_gen.masked.export import export as run
+
+    return run(config, out, wanted, record)
 
 
 def builtin(name: str) -> list[Record]:

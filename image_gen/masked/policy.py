@@ -23,7 +23,7 @@ from image_gen.masked.config import Inputs, Model, Sampling
 from image_gen.masked.models.base import TokenModel
 from image_gen.masked.network import Prompted
 from image_gen.masked.rows import Decoding, canvas_before
-from image_gen.masked.schedule import actions
+from image_gen.masked.schedule import actions, beside
 from image_gen.masked.schedule.base import Schedule
 from image_gen.masked.schedule.targets import mixing_guidance
 from image_gen.stored import NOTE
@@ -36,8 +36,7 @@ from mmrl.training.reference import Reference
 from mmrl.training.rollouts import Request, Rollouts, row_keys
 
 TOKENS, SCHEDULE = "tokens", "schedule"
-#: Folder of the schedule beside stored weights, and how its tensors are told apart in a checkpoint.
-SCHEDULE_FOLDER = "schedule"
+#: How the schedule's tensors are told apart in a checkpoint.
 _PREFIX = "schedule."
 
 
@@ -338,7 +337,7 @@ class MaskedPolicy(Policy):
             self.model.save_lora(path)
             note = json.dumps({"family": "masked", "base": self.base}, indent=1)
             (path / NOTE).write_text(note + "\n", encoding="utf-8")
-        self.schedule.save(path / SCHEDULE_FOLDER)
+        self.schedule.save(path / beside.FOLDER)
 
     # people
 

@@ -17,6 +17,13 @@ OVERRIDES = "overrides"
 Frame = StrEnum("Frame", {name: name for name in FRAMES})  # type: ignore[misc]
 
 
+class Schedule(StrEnum):
+    """Which schedule a masked image model is decoded by."""
+
+    learned = "learned"
+    base = "base"
+
+
 def generate(
     checkpoint: Path = typer.Argument(..., help="Run folder (its best), step folder or exported folder."),
     overrides: list[str] | None = typer.Argument(
@@ -38,16 +45,21 @@ def generate(
         "--steps",
         min=1,
         max=1000,
-        help="Image models: denoising steps; default sampling.eval_steps. Diffusion LMs: forwards of an answer.",
+        help="Image models: steps; default those of the run's evaluation. Diffusion LMs: forwards of an answer.",
     ),
     guidance: float | None = typer.Option(
-        None, "--guidance", min=0.0, help="Image models: guidance scale; default sampling.eval_guidance."
+        None, "--guidance", min=0.0, help="Image models: guidance scale; default that of the run's evaluation."
     ),
     height: int | None = typer.Option(
         None, "--height", min=1, max=16384, help="Image models: pixels; default the run's."
     ),
     width: int | None = typer.Option(
         None, "--width", min=1, max=16384, help="Image models: pixels; default the run's."
+    ),
+    schedule: Schedule | None = typer.Option(
+        None,
+        "--schedule",
+        help="Masked image models: learned (default, by its mean) or base, the hand-made schedule below it.",
     ),
     compare: str | None = typer.Option(
         None,
@@ -76,6 +88,7 @@ def generate(
         "guidance": guidance,
         "height": height,
         "width": width,
+        "schedule": None if schedule is None else schedule.value,
         "compare": compare,
         "frame": None if frame is None else frame.value,
         "config": config,

@@ -76,7 +76,8 @@ def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
             "  (each row counts its prompt; model.shared_prefix: packed counts it once a prompt and"
             " needs fewer pieces, a recipe that keeps groups whole needs larger ones)"
         )
-    if images := getattr(config.model, "piece_rows", None):
+    images = getattr(config.model, "piece_rows", None)
+    if own is None and images:
         an_update = -(-per_rank // minibatches) * group
         cut = -(-an_update // images)
         out.append(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from image_gen.flow import memory
+from image_gen.flow import memory as flow_memory
+from image_gen.masked import memory as masked_memory
 from image_gen.rewards.composition_rules import read_spec
 from image_gen.rewards.ocr import target_of
 from mmrl.cli import preflight
@@ -20,11 +22,13 @@ from mmrl.training import memory as shared
 
 FOLDER = configs_dir() / "image_gen"
 NAMES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+MASKED = ["amused_256_co_grpo_1gpu", "amused_256_co_grpo_8gpu", "amused_512_co_grpo_1gpu"]
+MEMORY = {"flow": flow_memory, "masked": masked_memory}
 
 
 def test_the_configurations_are_there() -> None:
     three = [f"sd3_5_m_{task}_{gpus}gpu" for task in ("composition", "ocr", "pickscore") for gpus in (1, 8)]
-    assert sorted(NAMES) == sorted([*three, "flux1_dev_pickscore", "qwen_image_ocr", "sana_1_6b"])
+    assert sorted(NAMES) == sorted([*three, "flux1_dev_pickscore", "qwen_image_ocr", "sana_1_6b", *MASKED])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,6 +38,7 @@ def test_it_can_start_and_fits(name: str) -> None:
     assert found is not None
     config = resolve(f"image_gen/{name}")
     assert preflight.problems(config) == []
+    memory: Any = MEMORY[config.family]
     shape = memory.shape_of(config.model.path)
     assert shape is not None
     e = memory.estimate(config, recipe_of(config), shape, ranks=1 if found[1] == "one GPU" else 8)
@@ -46,7 +51,9 @@ def test_it_can_start_and_fits(name: str) -> None:
 def test_the_dry_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", f"configs/image_gen/{name}.yaml", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "# group arithmetic" in shown and "pieces of one denoising step" in shown and "# memory" in shown
+    step = "decoding" if name in MASKED else "denoising"
+    assert "# group arithmetic" in shown and f"pieces of one {step} step" in shown and "# memory" in shown
+    assert shown.count("gradients accumulate over") == (name not in MASKED)  # each family tells its own pieces
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,6 +94,25 @@ def test_pieces_in_the_group_arithmetic() -> None:
     # 48 prompts on 8 ranks, 2 minibatches: 3 groups of 24 = 72 images an update and rank
     assert "pieces of one denoising step of at most 10 images: 8 pieces for each trained step" in text
     assert "tokens" not in text
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_both_channels_of_co_grpo_have_the_rates_that_the_file_says(name: str) -> None:
+    from mmrl.training.objectives import optimiser_settings
+
+    config = resolve(f"image_gen/{name}")
+    recipe = recipe_of(config)
+    rates = {channel: optimiser_settings(config, recipe, channel).lr for channel in ("tokens", "schedule")}
+    assert rates == {"tokens": 1e-5 if name.endswith("8gpu") else 1e-4, "schedule": 1e-3}
+    own = config.sampling
+    assert (own.steps, own.guidance, own.explore, config.train.group) == (12, 10.0, True, 8)
+    assert recipe.phases == (("tokens", 1), ("schedule", 1))
+
+
+@pytest.mark.parametrize(("side", "near"), [(500, "480 or 512"), (528, "512 or 544")])
+def test_a_size_that_a_masked_model_cannot_draw(side: int, near: str) -> None:
+    (problem,) = preflight.problems(resolve("image_gen/amused_512_co_grpo_1gpu", [f"inputs.width={side}"]))
+    assert "inputs.width" in problem and "steps of 32 pixels" in problem and near in problem
 
 
 def test_judges_and_selectors_are_looked_at_before_weights_load() -> None:

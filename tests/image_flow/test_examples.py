@@ -17,6 +17,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def test_align_sd3_asks_for_a_run_that_can_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import image_gen.embedded.rewards
+    import image_gen.rewards.catalogue  # noqa: F401  (what they register must outlive the copy below)
     from mmrl import report
     from mmrl.rewards import registry
     from mmrl.training import run as training

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from flow_exporting import FILE, in_this_process, settings
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -21,31 +20,15 @@ from image_gen.flow.export import export
 from image_gen.pipelines import lora, tiny
 from image_gen.pipelines.loading import load_image_model
 from image_gen.stored import NOTE
-from mmrl.config_io import build
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.training.exported import Exported, Wanted
 
 CPU = torch.device("cpu")
 RECORD = Record("a", "image", "two sevens")
-FILE = "pytorch_lora_weights.safetensors"
+__all__ = ["in_this_process"]  # a fixture that is used by itself
 OTHERS = [kind for kind in tiny.TINY if kind != "StableDiffusion3Pipeline"]
 WHOLE = "transformer/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script of the fresh process, run here; `test_a_fresh_process` starts a real one."""
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        assert command[1:3] == ["-P", plain_pictures.__file__]
-        with monkeypatch.context() as patch:
-            for name in ("mmrl", "image_gen"):
-                patch.delitem(sys.modules, name)
-            plain_pictures.main(command[3])
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr("image_gen.flow.reload.subprocess.run", run)
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +40,6 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def sd3(bases: dict[str, Path]) -> Path:
     return bases["StableDiffusion3Pipeline"]
-
-
-def settings(model: Path, base: Path | None = None, **sections: Any) -> Any:
-    plain = {
-        "family": "flow",
-        "recipe": "grpo",
-        "device": "cpu",
-        "model": {"path": str(model), "base": base and str(base)},
-        "data": {"train": "digits:class"},
-        "sampling": {"steps": 4, "eval_steps": 5, "guidance": 2.5},
-        "inputs": {"height": 32, "width": 32},
-        **sections,
-    }
-    return build(plain, folder=Path.cwd())
 
 
 def exported(model: Path, out: Path, *, base: Path | None = None, record: Record = RECORD, **wanted: Any) -> Exported:

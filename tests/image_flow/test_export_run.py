@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from flow_exporting import FILE, in_this_process, settings
 from safetensors.torch import load_file
-from test_export import FILE, in_this_process, settings
 
 from image_gen.pipelines import tiny
 from mmrl.cli.main import run as main

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_gen import album
+from image_gen import album, generating
 from image_gen.flow import family
 from image_gen.flow import generate as module
 from image_gen.pipelines import tiny
@@ -189,10 +189,10 @@ def test_a_reward_that_cannot_be_had_is_told_and_the_pictures_are_made(
 
 def test_prompts_of_the_run_bring_their_metadata(world: Path) -> None:
     config = module.settings(world / "finished", None)
-    (known,) = module.records_of("two sevens", None, config)
-    (other,) = module.records_of("two eights", None, config)
+    (known,) = generating.records_of("two sevens", None, config)
+    (other,) = generating.records_of("two eights", None, config)
     assert known.meta == {"tag": "counting"} and other.meta == {} and known.id != other.id
-    assert known.id == module.records_of("two sevens", None, config)[0].id
+    assert known.id == generating.records_of("two sevens", None, config)[0].id
 
 
 def test_many_pictures_make_several_sheets(tmp_path: Path) -> None:

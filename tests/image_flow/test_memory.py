@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from image_gen.flow import memory, shapes
-from image_gen.pipelines.loading import ADAPTERS, _attribute
+from image_gen.pipelines.folders import attribute
+from image_gen.pipelines.loading import ADAPTERS
 from mmrl import yaml_io
 from mmrl.config import Config
 from mmrl.config_io import build, recipe_of
@@ -27,7 +28,8 @@ PUBLISHED = {
     "Efficient-Large-Model/Sana_1600M_512px_diffusers": 1.60,
     "Qwen/Qwen-Image": 20.43,
 }
-TABLE = dict(yaml_io.read(configs_dir() / "models" / "image.yaml")["models"])
+ROWS = dict(yaml_io.read(configs_dir() / "models" / "image.yaml")["models"])
+TABLE = {name: row for name, row in ROWS.items() if row["transformer"]["_class_name"] in shapes.KINDS}
 
 SMALL = {
     "sd3": {
@@ -95,7 +97,7 @@ def test_adapters_are_counted_as_peft_makes_them(name: str, targets: list[str] |
     with torch.device("meta"):
         model: Any = make(SMALL[name])
         kind = SMALL[name]["_class_name"].replace("Transformer2DModel", "").replace("SD3", "StableDiffusion3")
-        default = _attribute(*ADAPTERS[f"{kind}Pipeline"]).lora_targets
+        default = attribute(*ADAPTERS[f"{kind}Pipeline"]).lora_targets
         model.add_adapter(LoraConfig(r=3, target_modules=targets or list(default)))
     real = sum(p.numel() for n, p in model.named_parameters() if ".lora_" in n)
     shape = shapes.transformer_of(SMALL[name])
@@ -156,7 +158,7 @@ def test_a_block_keeps_what_is_counted(case: str, lora: bool) -> None:
         model: Any = make(config)
         if lora:
             kind = config["_class_name"].replace("Transformer2DModel", "").replace("SD3", "StableDiffusion3")
-            targets = list(_attribute(*ADAPTERS[f"{kind}Pipeline"]).lora_targets)
+            targets = list(attribute(*ADAPTERS[f"{kind}Pipeline"]).lora_targets)
             model.requires_grad_(False)
             model.add_adapter(LoraConfig(r=1, target_modules=targets))
         small, large, wordy = (saved(model, inputs(name, *size)) for size in ((8, 8), (12, 8), (8, 40)))

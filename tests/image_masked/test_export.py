@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from masked_exporting import CPU, SIDE, STEPS, adapter, base_folder, moved_schedule, settings
+from masked_exporting import (
+    CPU,
+    FILE,
+    SCHEDULE,
+    SIDE,
+    STEPS,
+    adapter,
+    base_folder,
+    in_this_process,
+    moved_schedule,
+    settings,
+    sharp_folder,
+)
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -29,24 +40,8 @@ from mmrl.training.exported import Exported, Wanted
 from mmrl.training.rollouts import Request
 
 RECORD = Record("a", "image", "two sevens")
-FILE = "pytorch_lora_weights.safetensors"
 WHOLE = "transformer/diffusion_pytorch_model.safetensors"
-SCHEDULE = "schedule/schedule.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script of the fresh process, run here; `test_a_fresh_process` starts a real one."""
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        assert command[1:3] == ["-P", plain_tokens.__file__]
-        with monkeypatch.context() as patch:
-            for name in ("mmrl", "image_gen"):
-                patch.delitem(sys.modules, name)
-            plain_tokens.main(command[3])
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr("image_gen.reloading.subprocess.run", run)
+__all__ = ["in_this_process"]  # a fixture that is used by itself
 
 
 @pytest.fixture(scope="module")
@@ -127,28 +122,42 @@ def drawn(usage: str, folder: Path, monkeypatch: pytest.MonkeyPatch, room: Path)
     return np.asarray(Image.open(room / "picture.png")).astype(int)
 
 
-COLD = {"steps": STEPS, "guidance": 3.0, "sample_temperature": 1e-3, "remask_temperature": [0.0, 0.0]}
+#: Nothing is left to chance; probabilities at temperature 1 decide what is kept, for at this one they all round to 1.
+COLD: dict[str, Any] = {
+    "steps": STEPS,
+    "guidance": 3.0,
+    "sample_temperature": 1e-3,
+    "remask_temperature": [0.0, 0.0],
+    "confidence": "untempered",
+}
 
 
-@pytest.mark.parametrize("confidence", ["tempered", "untempered"])
-def test_the_loop_of_the_card_draws_what_the_policy_draws(
-    confidence: Any, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loop_of_the_card_draws_what_the_policy_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without noise both must fill the same canvas, by a schedule with learned ratios and guidance."""
-    made = adapter(base, tmp_path / "a", schedule=moved_schedule(learn=["ratio", "guidance"]))
-    config = settings(made, sampling={**COLD, "confidence": confidence})
+    base = sharp_folder(tmp_path / "at" / "sharp")
+    made = adapter(base, tmp_path / "a", schedule=moved_schedule(learn=["ratio", "guidance"], far=4.0))
+    config = settings(made, sampling=COLD)
     alone = export(config, tmp_path / "alone", Wanted(adapter_only=True), RECORD)
     fused = export(config, tmp_path / "fused", Wanted(), RECORD)
-    policy = load(
-        Model(path=str(made)), Sampling(**COLD, confidence=confidence), Inputs(height=SIDE, width=SIDE), device="cpu"
-    )
-    (told,) = policy.rollout([Request(RECORD, 1)], Streams(0, 0), greedy=True).outputs
-    expected = (255 * told).permute(1, 2, 0).numpy()
+    inputs = Inputs(height=SIDE, width=SIDE)
+    policy = load(Model(path=str(made)), Sampling.model_validate(COLD), inputs, device="cpu")
+    request = Request(RECORD, 1)
+    by_schedule = {}
+    for name in ("learned", "base"):
+        asked = dataclasses.replace(request, sampling={"schedule": name})
+        (told,) = policy.rollout([asked], Streams(0, 0), greedy=True).outputs
+        by_schedule[name] = (255 * told).permute(1, 2, 0).numpy()
     (tmp_path / base.name).symlink_to(base)  # the card names the folder only
     for done, folder in ((alone, "alone"), (fused, "fused")):
         picture = drawn(done.usage, tmp_path / folder, monkeypatch, tmp_path)
-        assert np.abs(picture - expected).max() <= 1
-    assert np.ptp(expected) > 20
+        assert np.abs(picture - by_schedule["learned"]).max() <= 1
+        assert np.abs(picture - by_schedule["base"]).max() > 20  # the schedule matters
+
+
+def test_the_code_of_the_card_runs_with_noise(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = exported(adapter(base, tmp_path / "a"), tmp_path / "out")
+    assert "score = logp.gather" in done.usage
+    assert drawn(done.usage, tmp_path / "out", monkeypatch, tmp_path).shape == (SIDE, SIDE, 3)
 
 
 def test_the_table_of_the_card_is_the_learned_schedule(base: Path) -> None:

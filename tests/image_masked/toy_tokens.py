@@ -17,8 +17,8 @@ from image_gen.masked.evaluate import compared as compared
 from image_gen.masked.evaluate import evaluate as evaluate
 from image_gen.masked.evaluate import first_look as first_look
 from image_gen.masked.models.base import Predicted, TokenModel
-from image_gen.masked.policy import SCHEDULE_FOLDER, MaskedPolicy
-from image_gen.masked.schedule import storage
+from image_gen.masked.policy import MaskedPolicy
+from image_gen.masked.schedule import beside, storage
 from image_gen.pipelines.base import Batch, Condition
 from mmrl.data.records import Record
 from mmrl.rewards.registry import reward
@@ -115,7 +115,7 @@ def load_policy(config: Any) -> MaskedPolicy:
     schedule = None
     if config.model.path not in ("toy", "toy64"):
         model.load(Path(config.model.path))
-        schedule = storage.load(Path(config.model.path) / SCHEDULE_FOLDER)
+        schedule = storage.load(Path(config.model.path) / beside.FOLDER)
     return policy_over(model, config.model, config.sampling, config.inputs, schedule)
 
 
