@@ -1,9 +1,9 @@
-"""Metrics of held-out prompts, from pictures of the noiseless sampler.
+"""Metrics of held-out prompts, from pictures as the family evaluates: without noise, or by the mean of a schedule.
 
 reward      mean of the weighted total of the run's rewards.
 judge       the same of `eval.judges`, which are never trained on; left out when there are none.
 NAME        mean of each component, where a total has several (judges as judge/NAME).
-unusable    share of pictures whose latents are not finite; they are left out of the scores. Only where there are any.
+unusable    share of pictures whose latents or logits are not finite; they are left out. Only where there are any.
 diversity   standard deviation of each pixel over the pictures of a prompt, averaged over pixels and prompts; left out
             with one picture a prompt.
 """
@@ -53,7 +53,7 @@ def measure(
     sampling: Mapping[str, Any] | None = None,
     trained: bool = True,
 ) -> dict[str, float]:
-    """The metrics above over `images` noiseless pictures of each record, the same noise whatever is asked.
+    """The metrics above over `images` pictures of each record, of the same random numbers whatever is asked.
 
     sampling: overrides of the sampling section, where the family takes some. trained: False leaves out the rewards that
     the run trains on; where then nothing is left to measure, nothing is sampled. Raises UserError without records.
@@ -69,12 +69,16 @@ def measure(
         for some in _parts(records, max(1, TOGETHER // images)):
             requests = [Request(r, images, sampling=dict(sampling or {})) for r in some]
             rollouts = policy.rollout(requests, Streams(config.seed, 0, "eval"), greedy=True)
-            unusable += sum("unusable" in info for info in rollouts.info)
+            good = rollouts.select([i for i, info in enumerate(rollouts.info) if "unusable" not in info])
+            unusable += len(rollouts) - len(good)
+            if not len(good):
+                continue
             for total in totals:
-                total.add(rollouts)
+                total.add(good)
             if images > 1:
-                pictures = torch.stack([torch.as_tensor(o) for o in rollouts.outputs])
-                diverse += [float(pixel_diversity(pictures, rollouts.keys["prompt"]))] * len(some)
+                pictures = torch.stack([torch.as_tensor(o) for o in good.outputs])
+                keys = good.keys["prompt"]
+                diverse += [float(pixel_diversity(pictures, keys))] * len(keys.unique())
     finally:
         for total in totals:
             total.scorer.close()
@@ -106,9 +110,6 @@ class _Total:
         self.columns: list[list[float]] = [[] for _ in self.scorer.names]
 
     def add(self, rollouts: Rollouts) -> None:
-        rollouts = rollouts.select([i for i, info in enumerate(rollouts.info) if "unusable" not in info])
-        if not len(rollouts):
-            return
         scored = self.scorer.score(rollouts.outputs, rollouts.records, rollouts.info)
         self.totals += scored.reward_n.tolist()
         for column, values in zip(self.columns, scored.reward_nk.T.tolist(), strict=True):

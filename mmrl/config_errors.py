@@ -38,7 +38,7 @@ def lines(
         own = item["type"] in ("extra_forbidden", "missing")  # the last part is a key then, whatever it looks like
         loc = [part for part in above if not _is_branch(part)] + ([last] if own or not _is_branch(last) else [])
         path = ".".join(str(part) for part in ([prefix] if prefix else []) + loc)
-        line = f"{path}: {_say(item, loc, cls, elsewhere or {})}"
+        line = f"{path.rstrip('.')}: {_say(item, loc, cls, elsewhere or {})}"
         if line not in out:
             out.append(line)
     return out
@@ -62,6 +62,8 @@ def _say(item: Any, loc: list[int | str], cls: type[BaseModel], elsewhere: Mappi
         return f"{value!r} is not a valid choice{_choice(str(value), options)}"
     if kind in ("model_type", "model_attributes_type"):
         return f"expected `key: value` lines below it, got {value!r}"
+    if kind == "value_error":  # our own sentence, which says what it is about
+        return str(context["error"])
     message = str(item["msg"])
     return f"{message[0].lower()}{message[1:]}, got {value!r}"
 

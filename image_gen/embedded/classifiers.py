@@ -76,7 +76,8 @@ NETS: dict[str, type[nn.Module]] = {"reward": RewardNet, "judge": JudgeNet}
 @cache
 def network(name: str) -> nn.Module:
     """The shipped network `reward` or `judge`, on the CPU, eval mode, without gradient."""
-    net = NETS[name]()
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced: no state of a run may feel it
+        net = NETS[name]()
     net.load_state_dict(load_file(FOLDER / f"{name}.safetensors"))
     return net.eval().requires_grad_(False)
 

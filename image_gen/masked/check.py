@@ -8,6 +8,8 @@ from mmrl import config_io
 from mmrl.config import Config
 from mmrl.errors import UserError
 
+_RATE = "channels.schedule.optimiser.lr"
+
 
 def check(config: Config) -> None:
     """Raises UserError where the recipe trains a schedule that draws no actions, for a hand-made schedule that is set
@@ -33,6 +35,12 @@ def check(config: Config) -> None:
         raise UserError(
             f"sampling.steps: {sampling.steps} step leaves recipe {config.recipe!r} no action to train, for the last "
             "step has none; take 2 or more, or a recipe that trains tokens only (mask-grpo)"
+        )
+    shipped = not config.recipe.endswith((".yaml", ".yml"))
+    if config.model.schedule.kind == "net" and shipped and _RATE not in config.recipe_options:
+        raise UserError(
+            f"model.schedule.kind: net: {_RATE} of recipe {config.recipe!r} is for a table of a few numbers; set it in "
+            "recipe_options (AdaNAT trains its network at 1e-5)"
         )
     if not sampling.explore:
         raise UserError(

@@ -33,6 +33,12 @@ class Deviation(Section):
     floor: float = Field(0.1, gt=0, description="and not below this")
     learned: bool = Field(False, description="a learned log-deviation of each variable, beginning at start; no decay")
 
+    @model_validator(mode="after")
+    def _start_above_floor(self) -> Deviation:
+        if self.start < self.floor:
+            raise ValueError(f"start {self.start:g} lies below floor {self.floor:g}; lower floor too")
+        return self
+
 
 class Schedule(Section):
     """The schedule policy. A folder of weights that holds one (`schedule/`) is taken as it is stored."""

@@ -250,10 +250,10 @@ class MaskedPolicy(Policy):
     def _actions(self, data: pieces.Actions, needs: Needs) -> dict[str, Tensor]:
         """Of raw actions, [n, number of steps]."""
         found: dict[str, list[Tensor]] = {name: [] for name in needs.channels}
-        own = self.schedule.deviation()
-        drawn_nv = torch.stack([row.deviation for row in data.rows]).to(self.device)
-        deviation_nv = own.expand_as(drawn_nv) if own.requires_grad else drawn_nv
-        first_v = self.schedule.first_deviation().to(self.device)
+        deviation_nv = first_nv = torch.stack([row.deviation for row in data.rows]).to(self.device)
+        if self.schedule.learns_deviation:
+            deviation_nv = self.schedule.deviation().expand_as(deviation_nv)
+            first_nv = self.schedule.first_deviation().expand_as(deviation_nv)
         learned_v = self.schedule.learned_v
         for step in data.steps:
             mean_nv = self._mean(data.rows, step)
@@ -263,7 +263,7 @@ class MaskedPolicy(Policy):
                 found["logp_nt"].append(logp_n)
             if "kl_nt" in found:
                 kl_n = actions.gaussian_kl(
-                    mean_nv=mean_nv, deviation_v=deviation_nv, first_deviation_v=first_v, learned_v=learned_v
+                    mean_nv=mean_nv, deviation_v=deviation_nv, first_deviation_v=first_nv, learned_v=learned_v
                 )
                 found["kl_nt"].append(kl_n)
             if "entropy_nt" in found:

@@ -163,7 +163,7 @@ def _load(config: Config, tell: Tell) -> _Parts:
         own = recipe.channel(channel).optimiser
         optimiser_settings(config, recipe, channel)
         if own:
-            tell(f"recipe {recipe.slug} sets for channel {channel}: " + ", ".join(f"{k}={v}" for k, v in own.items()))
+            tell(f"optimiser of channel {channel}: " + ", ".join(f"{k}={v}" for k, v in own.items()))
     require = needed(config, imitation=recipe.experience == "records")
     skipped: list[str] = []
     train = load_records(config, "train", require=require, tell=tell, skipped=skipped)

@@ -42,7 +42,7 @@ def test_settings() -> None:
             assert all(p["coef"] == 0 for p in spec.penalties)
     co = shipped("co-grpo")
     assert co.phases == (("tokens", 1), ("schedule", 1)) and co.source.count("2409.00342") == 1
-    assert co.channel("tokens").reduce == {"name": "seq-mean-segment-mean", "segment": "step"}
+    assert co.channel("tokens").reduce == {"name": "seq-mean-segment-mean", "segment": "step", "counted": True}
     assert co.channel("schedule").reduce == {"name": "seq-mean-token-mean"}
     assert co.channel("tokens").optimiser == {} and co.channel("schedule").optimiser == {"lr": 1e-3}
     assert [Sampling.model_validate(shipped(n).sampling).explore for n in ALL] == [True, False, True]

@@ -158,7 +158,10 @@ def test_without_a_curve_or_a_judge_there_is_no_such_number(metrics: dict[str, f
 @pytest.mark.parametrize("kind", ["table", "net"])
 def test_a_run_stores_all_of_it_and_its_page_shows_it(tmp_path: Path, kind: str) -> None:
     model = {"schedule": {"kind": kind}}
-    config = config_of(tmp_path / "run", train={"steps": 2}, sampling={"explore": True}, model=model)
+    rate = {"channels.schedule.optimiser.lr": 1e-3}
+    config = config_of(
+        tmp_path / "run", train={"steps": 2}, sampling={"explore": True}, model=model, recipe_options=rate
+    )
     run = train(config, progress=False)
     summary = json.loads((run / "summary.json").read_text())
     names = {"reward", "judge", "diversity", "judge@2", "base/diversity@4", "steps_to_base_quality"}

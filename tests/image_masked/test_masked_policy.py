@@ -224,6 +224,47 @@ def test_a_picture_to_imitate_is_masked_in_part_and_scored_there() -> None:
         policy.demonstrations([RECORDS[0]], Streams(0, 0))
 
 
+@pytest.mark.parametrize("kind", ["table", "net"])
+def test_a_learned_deviation_that_moved_is_the_current_one_in_every_pass(kind: str) -> None:
+    """With gradient or without, and against the deviation of the rollout the ratio is not 1."""
+    policy = policy_of(schedule={"kind": kind, "deviation": {"learned": True}})
+    rollouts = rolled(policy)
+    with torch.no_grad():
+        next(p for n, p in policy.schedule.named_parameters() if n.endswith("log_v")).add_(0.5)
+    names = {"logp_nt", "kl_nt", "entropy_nt"}
+    without = evaluate(policy, rollouts, names, channel="schedule")
+    bundles = policy.bundles(rollouts, channel="schedule", update=0, scope="decision")
+    for piece in (p for b in bundles for p in b.pieces):
+        with_gradient = policy.evaluate(piece, None, Needs(frozenset(names)))
+        for name, value in with_gradient.items():
+            columns = slice(None) if piece.columns is None else piece.columns
+            torch.testing.assert_close(value.detach(), without[name][piece.rows][:, columns])
+    assert float((without["logp_nt"] - rollouts.tables["schedule"]["sampler_logp_nt"]).abs().min()) > 1e-3
+    sd = 0.6 * 2.718281828**0.5
+    expected = 4 * (torch.tensor(0.6 / sd).log() + (sd / 0.6) ** 2 / 2 - 0.5)
+    assert float(without["kl_nt"][0, 0]) == pytest.approx(float(expected), rel=1e-5)  # to the first deviation
+
+
+def test_a_falling_deviation_leaves_no_distance_to_the_hand_made_schedule() -> None:
+    policy = policy_of(schedule={"deviation": {"every": 1}})
+    policy.stepped("schedule")
+    rollouts = rolled(policy)
+    assert rollouts.rows[0].deviation.tolist() == pytest.approx([0.3] * 4)
+    assert not evaluate(policy, rollouts, {"kl_nt"}, channel="schedule")["kl_nt"].any()
+
+
+def test_positions_given_from_the_start_have_no_likelihood() -> None:
+    policy = policy_of()
+    rollouts = rolled(policy)
+    for row in rollouts.rows:
+        row.steps = torch.where(torch.arange(16) < 5, -1, row.steps)
+    for i in (0, 1):
+        rollouts.rows[i].steps = torch.full_like(rollouts.rows[i].steps, -1)  # whole from the start
+    found = evaluate(policy, rollouts, {"logp_nt"}, channel="tokens")["logp_nt"]
+    given = torch.stack([row.steps for row in rollouts.rows]) < 0
+    assert not found[given].any() and bool((found[~given] < 0).all()) and bool(given[:2].all())
+
+
 def test_state_holds_both_channels_and_the_count_of_schedule_updates() -> None:
     policy = shaken(policy_of(schedule={"deviation": {"every": 2}}))
     for _ in range(2):

@@ -93,7 +93,10 @@ def test_each_half_alone(tmp_path: Path, recipe: str, mine: bool) -> None:
 CHANGES: dict[str, dict[str, Any]] = {
     "co-grpo": {},
     "ema": {"ema": {"enabled": True, "decay": 0.9}},
-    "net": {"model": {"schedule": {"kind": "net"}}},
+    "net": {
+        "model": {"schedule": {"kind": "net"}},
+        "recipe_options": {"channels.schedule.optimiser.lr": 1e-4},
+    },
     "learned deviation, smooth": {"model": {"schedule": {"deviation": {"learned": True}, "smooth": 0.5}}},
     "decay": {"model": {"schedule": {"deviation": {"every": 1, "drop": 0.1}}}},
     "geometric": {"recipe_options": {"channels.tokens.gate.level": "segment:step"}},
@@ -138,11 +141,15 @@ def test_resume_equals_the_uninterrupted_run_in_either_phase(
         assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def gradient(made: Any, channel: str = "tokens", *, two_pass: bool = False) -> tuple[torch.Tensor, int]:
-    """Of one on-policy update of a channel from the same rollouts; and the passes that it took."""
+def gradient(
+    made: Any, channel: str = "tokens", *, two_pass: bool = False, moved: bool = False
+) -> tuple[torch.Tensor, int]:
+    """Of one update of a channel from the same rollouts; and the passes that it took. moved: after the deviation of the
+    schedule has changed."""
     from mmrl.training.batch import Scored, table_of
     from mmrl.training.update import streaming_update
 
+    torch.manual_seed(0)  # a net's hidden layers
     policy = load_policy(made)
     records = families.entry("toy-masked").builtin("toy:train")
     rollouts = policy.rollout([Request(r, 4) for r in records], Streams(0, 0))
@@ -151,7 +158,11 @@ def gradient(made: Any, channel: str = "tokens", *, two_pass: bool = False) -> t
 
     recipe = config_io.recipe_of(made, policy.unit)
     objective = objectives(recipe, policy, find("uniform", {}))[channel]
-    table = objective.prepare(table_of(scored, channel))
+    table = table_of(scored, channel)
+    table = objective.prepare(table.updated({"old_logp_nt": table["sampler_logp_nt"]}) if moved else table)
+    if moved:
+        with torch.no_grad():
+            policy.schedule.spread.log_v.add_(0.02)
     result = streaming_update(policy, objective, rollouts, table, channel=channel, update=0, two_pass=two_pass)
     flat = [p.grad.flatten() for p in policy.parameters_of(channel) if p.grad is not None]
     return torch.cat(flat), result.passes
@@ -176,12 +187,48 @@ def test_one_pass_over_single_steps_is_exact(tmp_path: Path, level: str) -> None
     torch.testing.assert_close(once, twice, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["table", "net"])
+def test_two_passes_with_a_learned_deviation_are_exact(tmp_path: Path, kind: str) -> None:
+    made = config(
+        tmp_path / "a",
+        model={"path": "toy64", "schedule": {"kind": kind, "deviation": {"learned": True}}},
+        recipe_options={"channels.schedule.optimiser.lr": 1e-4},
+    )
+    once, _ = gradient(made, "schedule", moved=True)
+    twice, _ = gradient(made, "schedule", moved=True, two_pass=True)
+    assert float(once.abs().max()) > 1e-6
+    torch.testing.assert_close(once, twice, rtol=1e-5, atol=1e-8)
+
+
+def test_a_warm_start_leaves_the_choice_of_the_schedule(tmp_path: Path) -> None:
+    from toy_tokens import ToyTokens
+
+    from image_gen.masked.config import Model
+    from image_gen.masked.schedule import beside
+
+    warm = train(config(tmp_path / "warm", recipe="mask-grpo", train={"steps": 1}), progress=False)
+    trained = train(config(tmp_path / "run", train={"steps": 2}), progress=False)
+
+    def schedule_of(run: Path, **options: Any) -> Any:
+        model = Model.model_validate({"path": str(checkpoint.folders(run)[-1] / "model"), "schedule": options})
+        return beside.schedule_of(model, ToyTokens(), steps=4, size=(4, 4))
+
+    assert schedule_of(warm, kind="net").options.kind == "net"
+    assert schedule_of(trained).options.kind == "table" and schedule_of(trained).trained
+    with pytest.raises(UserError, match="model.schedule.kind: net is asked for, the schedule stored with .* has table"):
+        schedule_of(trained, kind="net")
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "one step": ({"sampling": {"steps": 1}}, "sampling.steps: 1 step leaves recipe 'co-grpo' no action to train"),
     "no exploration": ({"sampling": {"explore": False}}, "sampling.explore: recipe 'co-grpo' trains the schedule"),
     "more steps than there are": ({"sampling": {"train_steps": 9}}, "train_steps: 9 of 4 steps cannot be chosen"),
     "unknown variable": ({"model": {"schedule": {"learn": ["ratios"]}}}, "ratio"),
     "below the floor": ({"model": {"schedule": {"deviation": {"start": 0.01}}}}, "lies below floor"),
+    "a table's rate for a net": (
+        {"model": {"schedule": {"kind": "net"}}},
+        "channels.schedule.optimiser.lr of recipe 'co-grpo' is for a table",
+    ),
     "two hand-made schedules": (
         {"model": {"schedule": {"base": "adanat"}}, "sampling": {"mask_schedule": "linear"}},
         "sampling.mask_schedule: AdaNAT's formula",

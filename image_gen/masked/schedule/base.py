@@ -54,6 +54,17 @@ class Schedule(nn.Module, ABC):
         now: Tensor = self.spread()
         return now
 
+    @property
+    def trained(self) -> bool:
+        """It was updated, or moved from the hand-made schedule."""
+        return bool(self.spread.count) or not self.at_base
+
+    @property
+    def learns_deviation(self) -> bool:
+        """The deviation is a parameter: old, current and reference likelihoods each have their own. A fixed one is that
+        of the rollout, whatever its decay does meanwhile."""
+        return self.spread.log_v is not None
+
     def first_deviation(self) -> Tensor:
         """[V], before any update: that of the reference in the KL to the hand-made schedule."""
         return self.spread.first_v
