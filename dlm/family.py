@@ -16,7 +16,7 @@ from dlm.models import lora
 from dlm.models.loading import load_model
 from dlm.policy import ElboPolicy, TokenPolicy
 from mmrl import config_io
-from mmrl.config import Config
+from mmrl.config import Config, typed
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.training.devices import find_device
@@ -36,12 +36,7 @@ def policy_class(config: Config) -> type[ElboPolicy]:
 
 def sections(config: Config) -> tuple[Model, Sampling, Inputs]:
     """The family's own sections, typed."""
-    options = config.model if isinstance(config.model, Model) else Model.model_validate(config.model)
-    sampling = (
-        config.sampling if isinstance(config.sampling, Sampling) else Sampling.model_validate(config.sampling or {})
-    )
-    inputs = config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
-    return options, sampling, inputs
+    return typed(config.model, Model), typed(config.sampling, Sampling), typed(config.inputs, Inputs)
 
 
 def load_policy(config: Config) -> ElboPolicy:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from mmrl.core.head import Choice, Head, score
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
-from mmrl.training import weights
+from mmrl.training import precision, weights
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope, Unit
 from mmrl.training.reference import Reference
 from mmrl.training.rollouts import Request, Rollouts
@@ -285,11 +285,10 @@ class ElboPolicy(Policy):
 
     @property
     def _half(self) -> bool:
-        choice = self.options.autocast
-        return choice == "bf16" or choice == "auto" and self.device.type == "cuda"
+        return precision.is_half(self.options.autocast, self.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self._half else nullcontext()
+        return precision.autocast(self.options.autocast, self.device)
 
     def _ids(self, tokens: Sequence[str | int]) -> list[int]:
         """Ids of `sampling.stop`; UserError for text that is not exactly one token."""

@@ -6,7 +6,7 @@ models (`mmrl.families`). Reading, merging and error messages are in `mmrl.confi
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -184,3 +184,11 @@ class Config(Section):
     checkpoint: Checkpoints = Field(default_factory=Checkpoints)
     distributed: Distributed = Field(default_factory=Distributed)
     log: Logging = Field(default_factory=Logging)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def typed(section: Any, kind: type[S]) -> S:
+    """A section of a family as its own model; those of a `Config` that was made in Python may be plain mappings."""
+    return section if isinstance(section, kind) else kind.model_validate(section or {})

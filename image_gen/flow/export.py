@@ -14,7 +14,7 @@ from image_gen.pipelines.base import ImageModel
 from image_gen.pipelines.loading import load_image_model
 from image_gen.stored import NOTE
 from mmrl import config_io
-from mmrl.config import Config
+from mmrl.config import Config, typed
 from mmrl.data.records import Record
 from mmrl.training.exported import Exported, Wanted, Words
 
@@ -52,12 +52,7 @@ def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exporte
 
 def _sections(config: Config) -> tuple[Model, Sampling, Inputs]:
     """The sections of the family, also of a configuration that was made in Python."""
-    sampling, inputs = config.sampling or {}, config.inputs or {}
-    return (
-        config.model if isinstance(config.model, Model) else Model.model_validate(config.model),
-        sampling if isinstance(sampling, Sampling) else Sampling.model_validate(sampling),
-        inputs if isinstance(inputs, Inputs) else Inputs.model_validate(inputs),
-    )
+    return typed(config.model, Model), typed(config.sampling, Sampling), typed(config.inputs, Inputs)
 
 
 def _guidance(sampling: Sampling) -> float:

@@ -10,7 +10,7 @@ from image_gen.flow.config import Inputs, Model, Sampling
 from image_gen.flow.generate import generate as generate
 from image_gen.flow.policy import FlowPolicy
 from image_gen.pipelines.loading import load_image_model
-from mmrl.config import Config
+from mmrl.config import Config, typed
 from mmrl.data.records import Record
 from mmrl.training.exported import Exported, Wanted
 
@@ -20,12 +20,8 @@ POLICY: type[FlowPolicy] = FlowPolicy
 
 def load_policy(config: Config) -> FlowPolicy:
     """Pipeline and adapter of `config.model`, on the configured device, ready to train."""
-    options = config.model if isinstance(config.model, Model) else Model.model_validate(config.model)
-    sampling = (
-        config.sampling if isinstance(config.sampling, Sampling) else Sampling.model_validate(config.sampling or {})
-    )
-    inputs = config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
-    return load(options, sampling, inputs, device=config.device)
+    sections = typed(config.model, Model), typed(config.sampling, Sampling), typed(config.inputs, Inputs)
+    return load(*sections, device=config.device)
 
 
 def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "auto") -> FlowPolicy:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from image_gen.stored import NOTE
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError
-from mmrl.training import weights
+from mmrl.training import precision, weights
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
 from mmrl.training.reference import Reference
 from mmrl.training.rollouts import Request, Rollouts, row_keys
@@ -323,12 +323,11 @@ class FlowPolicy(Policy):
             )
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self._half else nullcontext()
+        return precision.autocast(self.options.autocast, self.device)
 
     @property
     def _half(self) -> bool:
-        choice = self.options.autocast
-        return choice == "bf16" or choice == "auto" and self.device.type == "cuda"
+        return precision.is_half(self.options.autocast, self.device)
 
     # weights
 

@@ -18,7 +18,7 @@ from image_gen.masked.schedule.base import Schedule
 from image_gen.memory import EMBEDDED
 from image_gen.stored import NOTE
 from mmrl import config_io
-from mmrl.config import Config
+from mmrl.config import Config, typed
 from mmrl.data.records import Record
 from mmrl.training.exported import Exported, Wanted, Words
 
@@ -60,12 +60,7 @@ def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exporte
 
 def _sections(config: Config) -> tuple[Model, Sampling, Inputs]:
     """The sections of the family, also of a configuration that was made in Python."""
-    sampling, inputs = config.sampling or {}, config.inputs or {}
-    return (
-        config.model if isinstance(config.model, Model) else Model.model_validate(config.model),
-        sampling if isinstance(sampling, Sampling) else Sampling.model_validate(sampling),
-        inputs if isinstance(inputs, Inputs) else Inputs.model_validate(inputs),
-    )
+    return typed(config.model, Model), typed(config.sampling, Sampling), typed(config.inputs, Inputs)
 
 
 def _said(config: Config, model: TokenModel, schedule: Schedule, prompt: str, *, base: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from image_gen.masked.generate import generate as generate
 from image_gen.masked.models.loading import load_token_model
 from image_gen.masked.policy import MaskedPolicy
 from image_gen.masked.schedule.beside import schedule_of
-from mmrl.config import Config
+from mmrl.config import Config, typed
 from mmrl.data.records import Record
 from mmrl.training.exported import Exported, Wanted
 
@@ -21,12 +21,8 @@ POLICY: type[MaskedPolicy] = MaskedPolicy
 
 def load_policy(config: Config) -> MaskedPolicy:
     """Model, adapter and schedule of `config.model`, on the configured device, ready to train."""
-    options = config.model if isinstance(config.model, Model) else Model.model_validate(config.model)
-    sampling = (
-        config.sampling if isinstance(config.sampling, Sampling) else Sampling.model_validate(config.sampling or {})
-    )
-    inputs = config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
-    return load(options, sampling, inputs, device=config.device)
+    sections = typed(config.model, Model), typed(config.sampling, Sampling), typed(config.inputs, Inputs)
+    return load(*sections, device=config.device)
 
 
 def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "auto") -> MaskedPolicy:
