@@ -105,7 +105,7 @@ def seq_mean_segment_mean(
     if inside not in ("mean", "sum") or over not in ("mean", "sum"):
         raise ValueError(f"inside and over must be 'mean' or 'sum', got {inside!r} and {over!r}")
     if counted and over == "sum":
-        raise ValueError("counted changes a mean over segments only; set over: mean, or leave it out")
+        raise ValueError("counted changes a mean over segments only; with over: sum set counted: false")
     mask = mask_nt.bool()
     one = mask.to(torch.float64)
     share_nt = one / segment_groups(mask, segments[segment]).count().reshape(mask.shape).clamp(min=1)
