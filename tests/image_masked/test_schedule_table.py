@@ -7,11 +7,10 @@ import math
 import pytest
 import torch
 from masked_schedule import options, table
+from pydantic import ValidationError
 
 from image_gen.masked.schedule import actions
-from image_gen.masked.schedule.deviation import Deviation
 from image_gen.masked.schedule.table import TableSchedule, resample_means
-from mmrl.errors import UserError
 
 THREE = torch.tensor([[4.0], [1.0], [9.0]])
 
@@ -147,8 +146,8 @@ def test_learned_deviation_has_a_gradient_and_stays_in_its_range() -> None:
 
 
 def test_a_start_below_the_floor_is_refused() -> None:
-    with pytest.raises(UserError, match=r"start 0\.05 lies below floor 0\.1; lower floor too"):
-        Deviation(options(deviation={"start": 0.05}).deviation)
+    with pytest.raises(ValidationError, match=r"start 0\.05 lies below floor 0\.1; lower floor too"):
+        options(deviation={"start": 0.05})
 
 
 def test_float64() -> None:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from image_gen.masked import config
 from image_gen.masked.config import VARIABLES
-from mmrl.errors import UserError
 
 #: A learned deviation stays below this, as a configured one does.
 CEILING = 10.0
@@ -22,7 +21,7 @@ class Deviation(nn.Module):
     log-deviation a variable, from ln(start); no decay. After each update it is put back between the floor and 10: that
     keeps its gradient alive at the edges, which a clamp in the forward would not.
 
-    The number of updates is a buffer, so it is stored and resumed. Raises UserError for a start below the floor.
+    The number of updates is a buffer, so it is stored and resumed.
     """
 
     count: Tensor
@@ -30,10 +29,6 @@ class Deviation(nn.Module):
 
     def __init__(self, options: config.Deviation) -> None:
         super().__init__()
-        if options.start < options.floor:
-            raise UserError(
-                f"model.schedule.deviation: start {options.start:g} lies below floor {options.floor:g}; lower floor too"
-            )
         self.options = options.model_copy()
         self.register_buffer("count", torch.tensor(0))
         self.register_buffer("_like_v", torch.zeros(len(VARIABLES)), persistent=False)

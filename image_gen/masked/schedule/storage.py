@@ -29,7 +29,7 @@ _MOST_STEPS, _MOST_WIDTH = 1000, 65_536
 
 def make(options: config.Schedule, *, steps: int, feature_width: int, grid: tuple[int, int]) -> Schedule:
     """A new schedule at the hand-made one. feature_width and grid matter to a net only. Its hidden layers are drawn
-    from torch's global generator. Raises UserError for a deviation that starts below its floor."""
+    from torch's global generator."""
     if options.kind == "net":
         return NetSchedule(options, steps=steps, feature_width=feature_width, grid=grid)
     return TableSchedule(options, steps=steps)
