@@ -24,7 +24,19 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import harness  # noqa: E402
 
-ORDER = ("step", "cost", "roofline", "head", "advantages", "parsing", "flow", "dlm_decode", "dlm_shipped")
+ORDER = (
+    "step",
+    "cost",
+    "roofline",
+    "head",
+    "token_weights",
+    "video_input",
+    "advantages",
+    "parsing",
+    "flow",
+    "dlm_decode",
+    "dlm_shipped",
+)
 PAGE = harness.ROOT / "docs" / "benchmarks.md"
 
 

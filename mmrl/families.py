@@ -22,6 +22,9 @@ class Family:
     entry.chance(records, config) -> dict[str, float]             level of the best constant answer
     entry.export(config, out, wanted, record) -> Exported         optional; a folder that its ecosystem loads
     entry.generate(checkpoint, *, <options of the command that the family takes>) -> list[Path]     optional
+    entry.look(record, config, *, whole)        optional; when records are read: its files opened, with `whole` all that
+                                                will be seen of them; RecordError for one that cannot be used. Without
+                                                a configuration (None) by the defaults
     entry.check(config)                         optional; what no single key shows, before weights load
     config.memory_lines(config, recipe, *, ranks) -> list[str]    optional; the memory estimate of a dry run, no torch
     config.piece_lines(config, *, rows) -> list[str]    optional; how a dry run tells the pieces of an update
@@ -51,6 +54,12 @@ FAMILIES = {
         config="image_gen.masked.config",
         entry="image_gen.masked.family",
         extra_stages=("image_gen.rewards.catalogue", "image_gen.embedded.rewards"),
+    ),
+    "video": Family(
+        "video",
+        config="video.config",
+        entry="video.family",
+        extra_stages=("video.rewards.catalogue",),
     ),
     "dlm": Family(
         "dlm",

@@ -105,7 +105,12 @@ def test_every_mmrl_command_in_the_documents_parses() -> None:
                 continue
             assert name in known, f"{document}: {line}"
             seen.add(name)
-            options = {o for p in known[name].params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+            command = known[name]
+            if hasattr(command, "commands"):  # a group: `mmrl data convert ...`
+                name, *rest = rest
+                assert name in command.commands, f"{document}: {line}"
+                command = command.commands[name]
+            options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
             for word in rest:
                 if word.startswith("--"):
                     assert word.split("=")[0] in options, f"{document}: {line}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from mmrl.errors import UserError
 
 if TYPE_CHECKING:
     from mmrl.config import Config
+    from mmrl.data.records import Record
 
 
 class Require(StrEnum):
@@ -29,15 +31,23 @@ def check_data(
         help="answer: for rewards (default); response: for the recipe sft; prompt: nothing more (default for .txt).",
     ),
 ) -> None:
-    """Read every record, decode every picture, list all problems."""
+    """Read every record, decode every picture and the frames of every video, list all problems."""
     from mmrl.data.check import check_file
 
-    report = check_file(file, require=None if require is None else require.value)
+    report = check_file(file, require=None if require is None else require.value, further=_look_at_videos)
     for line in report.lines:
         typer.echo(line)
     if report.n_bad:
         total = report.n_bad + report.n_ok
         raise UserError(f"{file}: {report.n_bad} of {total} records are bad, listed above; mend or remove them")
+
+
+def _look_at_videos(record: Record) -> None:
+    """As a run with the default inputs would read them."""
+    if record.videos:
+        from mmrl import families
+
+        families.entry("video").look(record, None, whole=True)
 
 
 def check_reward(
@@ -89,6 +99,9 @@ def data_problems(source: str, config: Config) -> list[str]:
         if not Path(source).exists():
             families.entry(config.family).builtin(source)
             return []
-        return check_file(source, require=needed(config, imitation=imitates), **picture_limits(config)).problems
+        own = getattr(families.entry(config.family), "look", None)
+        further = None if own is None else partial(own, config=config, whole=True)
+        require = needed(config, imitation=imitates)
+        return check_file(Path(source), require=require, further=further, **picture_limits(config)).problems
     except UserError as error:
         return [str(error)]

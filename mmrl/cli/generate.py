@@ -36,6 +36,9 @@ def generate(
     image: list[Path] | None = typer.Option(
         None, "--image", help="Vision-language models: picture file; may be given several times."
     ),
+    video: list[Path] | None = typer.Option(
+        None, "--video", help="Video-language models: video file; may be given several times."
+    ),
     n: int | None = typer.Option(
         None, "--n", min=1, max=10_000, help="Answers (default 1, greedy; several are sampled) or pictures (default 4)."
     ),
@@ -76,12 +79,13 @@ def generate(
     base: str | None = typer.Option(None, "--base", help="Base model of an adapter, where it is not found."),
     out: Path = typer.Option(Path("generated"), "--out", help="Folder for the pictures and a JSON that tells of them."),
 ) -> None:
-    """Answer a prompt or a question about pictures, or make pictures of a prompt."""
+    """Answer a prompt or a question about pictures or videos, or make pictures of a prompt."""
     given: dict[str, Any] = {
         OVERRIDES: overrides or None,
         "prompt": prompt,
         "prompts": prompts,
         "image": image or None,
+        "video": video or None,
         "n": n,
         "seed": seed,
         "steps": steps,
@@ -97,11 +101,14 @@ def generate(
     }
     given = {name: value for name, value in given.items() if value is not None}
     from mmrl import families
-    from mmrl.cli.checkpoints import family_of, require_checkpoint
+    from mmrl.cli.checkpoints import OTHERWISE, family_of, require_checkpoint
+    from mmrl.training.stored import run_folder
 
     folder = require_checkpoint(checkpoint)
     check_values(given)
     name = family_of(folder, config)
+    if video and config is None and name == OTHERWISE and run_folder(folder) is None:
+        name = "video"  # an exported folder: the same models read pictures and clips
     make: Callable[..., list[Path]] | None = getattr(families.entry(name), "generate", None)
     if make is None:
         raise UserError(f"{checkpoint}: models of family {name!r} do not generate from the command line")
@@ -117,9 +124,10 @@ def check_values(given: dict[str, Any]) -> None:
         raise UserError("--prompt: it is empty")
     if prompt is not None and any("\ud800" <= c <= "\udfff" for c in prompt):
         raise UserError("--prompt: not valid text in this terminal's encoding; write it in UTF-8")
-    for path in given.get("image", []):
-        if not path.is_file():
-            raise UserError(f"--image {path}: no such file")
+    for kind in ("image", "video"):
+        for path in given.get(kind, []):
+            if not path.is_file():
+                raise UserError(f"--{kind} {path}: no such file")
 
 
 def check_options(given: dict[str, Any], make: Callable[..., Any], family: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from mmrl import __version__
-from mmrl.cli import check, doctor, evaluate, export, generate, quickstart, recipes, report, train
+from mmrl.cli import check, data, doctor, evaluate, export, generate, quickstart, recipes, report, train
 from mmrl.errors import UserError
 from mmrl.launched import is_main
 from mmrl.training.interrupt import LeftAtOnce  # loads no torch
@@ -35,6 +35,7 @@ app.command("recipes")(recipes.recipes)
 app.command("doctor")(doctor.doctor)
 app.command("check-data")(check.check_data)
 app.command("check-reward")(check.check_reward)
+app.add_typer(data.app, name="data")
 
 
 def _version(wanted: bool) -> None:

@@ -69,11 +69,13 @@ def _rewards(config: Config) -> None:
 
 
 def _asked_of_rewards(config: Config) -> None:
-    """What recipe and selector ask of the rewards; with `auto` that depends on the records and is left to them."""
+    """What the selector asks of the policy, and what recipe and selector ask of the rewards; with `auto` the latter
+    depends on the records and is left to them."""
     from mmrl.rewards.plan import make_plan
-    from mmrl.training.objectives import check_rewards
+    from mmrl.training.objectives import check_requests, check_rewards
 
-    recipe, _, select, aims = _bound(config)
+    recipe, kind, select, aims = _bound(config)
+    check_requests(kind, select, config.selection.options)
     if all(component.name != "auto" for component in config.rewards.components):
         check_rewards(recipe, aims, select, config.selection.options, make_plan(config.rewards.components))
 

@@ -72,11 +72,14 @@ class Objective:
         keys: frozenset[str] | None = None,
         segments: frozenset[str] | None = None,
         dense: bool = False,
+        reduces: bool = True,
     ) -> None:
         """keys, segments: the names that rollouts will carry; None leaves them unchecked. dense: the policy can show
-        the output of every decision, so that decisions can have rewards of their own."""
+        the output of every decision, so that decisions can have rewards of their own. reduces: it runs logit reducers
+        while it evaluates."""
         spec: ChannelSpec = recipe.channel(channel)
         self.recipe, self.unit, self.provides, self.dense = recipe, unit, provides, dense
+        self.offered = provides | REDUCERS.keys() if reduces else provides
         self.shape = [bind("shape", s) for s in recipe.shape]
         self.advantage = bind("advantage", recipe.advantage)
         self.select = [bind("select", s) for s in recipe.select]
@@ -105,10 +108,9 @@ class Objective:
         widths = clip_widths(self.bounds, self.terms_[0].stage, self.unit, where)
         for bound in self._all():
             check_options(bound, widths, where)
-        offered = self.provides | REDUCERS.keys()
         for bound in self._all():
             fresh = self.recipe.experience == "fresh"
-            check_reachable(bound, self.provides, offered, fresh=fresh, dense=self.dense, where=where)
+            check_reachable(bound, self.provides, self.offered, fresh=fresh, dense=self.dense, where=where)
             check_names(bound, keys, segments, where)
         if self.shape and "reward_n" not in self.advantage.needs():
             raise UserError(
@@ -158,8 +160,14 @@ class Objective:
     def scope(self) -> str:
         """What a piece must hold for one pass to be exact: the widest scope among stages of the update."""
         late = [b for b in self.weight if self._late(b)] + [t.stage for t in self.terms_]
-        chunks = [REDUCERS[base].scope for base in self.needs()[""] if base in REDUCERS]
-        return max([b.scope for b in late] + chunks, key=SCOPES.index)
+        return max([*(b.scope for b in late), self.chunk_scope], key=SCOPES.index)
+
+    @property
+    def chunk_scope(self) -> str:
+        """What every piece must hold for its logit reducers to be exact, however many passes there are."""
+        return max(
+            ["decision", *(REDUCERS[base].scope for base in self.needs()[""] if base in REDUCERS)], key=SCOPES.index
+        )
 
     @property
     def segments(self) -> frozenset[str]:

@@ -26,7 +26,8 @@ class Stage:
     """One registered function.
 
     required, optional   channel names read from the signature.
-    when                 channel -> option: that optional channel is required while the option is truthy.
+    when                 channel -> option: that optional channel is required while the option is truthy, or, written
+                         `option=value`, while it has that value.
     instead              required channel -> channel of the family that replaces it.
     scope                what must be present at once for the function to be exact.
     units                what one log-probability in the table may stand for.
@@ -114,7 +115,7 @@ class Bound:
     def needs(self, provides: frozenset[str] = frozenset()) -> frozenset[str]:
         """Channels that must be in the table; `provides` are closed forms that a family offers instead."""
         out = {r for r in self.stage.required if r not in _CONTAINERS}
-        out |= {c for c, option in self.stage.when.items() if self.options.get(option, self.stage.options[option])}
+        out |= {c for c, option in self.stage.when.items() if self._asks(option)}
         for name, other in self.stage.instead.items():
             if name in out and other in provides:
                 out = (out - {name}) | {other}
@@ -132,6 +133,10 @@ class Bound:
         """The segments that its options name: those it judges by (`level`), those it averages over (`segment`)."""
         named = (level_segment(self._option("level")), self._option("segment"))
         return frozenset(name for name in named if isinstance(name, str) and name)
+
+    def _asks(self, condition: str) -> bool:
+        name, is_value, value = condition.partition("=")
+        return self._option(name) == value if is_value else bool(self._option(name))
 
     def _option(self, name: str) -> Any:
         return self.options.get(name, self.stage.options.get(name))

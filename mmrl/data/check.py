@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -35,9 +36,11 @@ def check_file(
     require: Require | None = None,
     max_side: int = MAX_SIDE,
     max_pixels: int = MAX_PIXELS,
+    further: Callable[[Record], None] | None = None,
 ) -> Report:
     """Read every row and decode every picture (each file once). A missing or empty file raises UserError.
 
+    further: one more check of each record (its videos), which raises UserError.
     require: what a row must have besides its prompt; None = an answer, in a text file of prompts nothing.
     """
     file = Path(path).expanduser()
@@ -52,6 +55,8 @@ def check_file(
             fault = _picture_fault(image, pictures, max_side, max_pixels)
             if fault:
                 raise UserError(fault)
+        if further is not None:
+            further(record)
 
     for found in scan(file, require=require, look=look):
         if isinstance(found, UserError):

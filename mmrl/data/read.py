@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mmrl.data.records import Record
 from mmrl.data.rows import Require, make_record
 from mmrl.data.tables import is_table, table_rows
-from mmrl.errors import UserError
+from mmrl.errors import RecordError, UserError
 
 #: Files of prompts alone: one a line, lines that are blank or start with # are passed over.
 TEXT = ".txt"
@@ -89,7 +89,8 @@ def _look(look: Callable[[Record], None], record: Record, where: str) -> None:
     try:
         look(record)
     except UserError as error:
-        raise UserError(f"{where} (record {record.id!r}): {error}") from error
+        problem = error.problem if isinstance(error, RecordError) else str(error)
+        raise UserError(f"{where} (record {record.id!r}): {problem}") from error
 
 
 def _rows(path: Path) -> Iterator[tuple[int | str, Any]]:

@@ -50,14 +50,14 @@ function boxes(svg, list, kind) {
     make("svg:rect", { class: layer, x, y, width, height }, svg);
 }
 
-function figure(parent, sample, answer, caption, run, same) {
+function figure(parent, sample, answer, caption, run, same, bare) { // bare: without its picture, which stands above
   const element = make("figure", same ? { class: "same" } : {}, parent);
   const head = make("figcaption", {}, element);
   const who = make("span", { class: "who" }, head);
   if (run !== null && DATA.runs.length > 1) make("span", { class: "key", style: `color: ${color(run)}` }, who);
   who.append(caption);
   if (answer.right !== null) make("span", { class: `tag ${answer.right ? "right" : "wrong"}` }, head, answer.right ? "right" : "wrong");
-  if (answer.picture !== null) {
+  if (answer.picture !== null && !bare) {
     const picture = DATA.pictures[answer.picture], [width, height] = picture.size;
     const label = `${caption}: ${answer.boxes.length} predicted boxes, ${sample.gold.length} true boxes`;
     const svg = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, class: width < 200 ? "pixel" : "", role: "img", "aria-label": label }, element);
@@ -65,20 +65,21 @@ function figure(parent, sample, answer, caption, run, same) {
     boxes(svg, sample.gold, "gold");
     boxes(svg, answer.boxes, "guess");
   }
-  make("pre", {}, element, answer.output);
+  if (answer.tokens) tokensOf(element, sample, answer);
+  else make("pre", {}, element, answer.output);
   scoresOf(element, answer);
-  if (answer.trajectory) trajectoryOf(element, sample, answer);
+  if (answer.trajectory) folded(element, sample, "filled", "how it was unmasked", answer.trajectory);
 }
 
-function trajectoryOf(element, sample, answer) { // folded; those of a record open together and stay so on other steps
-  const details = make("details", { class: "unmasked" }, element);
-  make("summary", {}, details, "how it was unmasked");
-  make("pre", {}, details, answer.trajectory.join("\n"));
-  details.open = samples.open.has(sample.id);
+function folded(element, sample, kind, title, lines) { // those of a record open together and stay so on other steps
+  const details = make("details", { class: `unmasked ${kind}` }, element), key = `${kind} ${sample.id}`;
+  make("summary", {}, details, title);
+  make("pre", {}, details, lines.join("\n"));
+  details.open = samples.open.has(key);
   details.addEventListener("toggle", () => {
-    samples.open[details.open ? "add" : "delete"](sample.id);
+    samples.open[details.open ? "add" : "delete"](key);
     const sides = details.closest(".sides");
-    if (sides) for (const other of sides.querySelectorAll(".unmasked")) other.open = details.open;
+    if (sides) for (const other of sides.querySelectorAll(`.unmasked.${kind}`)) other.open = details.open;
   });
 }
 
@@ -98,14 +99,17 @@ function addSample(parent, { sample, now }) {
   const head = make("div", { class: "head" }, card);
   make("span", {}, head, sample.id);
   make("span", {}, head, sample.task);
+  const strip = stripOf(sample, now);
+  if (strip !== null) showStrip(card, sample, strip);
   make("p", { class: "prompt" }, card, sample.prompt);
+  if (sample.truth) make("b", {}, make("p", { class: "truth" }, card, "true answer "), sample.truth);
   const sides = make("div", { class: "sides" }, card), many = now.length > 1;
   for (const { run, first, now: answer } of now) {
     const name = DATA.runs.length > 1 ? `${DATA.runs[run].label}, ` : "";
-    if (samples.beside) figure(sides, sample, first, `${name}step ${first.step}`, run, true);
+    if (samples.beside) figure(sides, sample, first, `${name}step ${first.step}`, run, true, strip !== null);
     const same = answer.output === first.output;
     const note = answer.step === first.step ? "" : same ? ", same" : many ? "" : ", changed";
-    figure(sides, sample, answer, `${name}step ${answer.step}${note}`, run, same && samples.beside && answer.step !== first.step);
+    figure(sides, sample, answer, `${name}step ${answer.step}${note}`, run, same && samples.beside && answer.step !== first.step, strip !== null);
   }
 }
 

@@ -12,15 +12,18 @@ from typing import Any
 from mmrl import json_io
 from mmrl.errors import UserError
 from mmrl.report.pictures import Pictures
+from mmrl.report.tokens import weighed
 
 RECORDS = 200  # shown on a page
 ANSWERS = 12_000  # kept on a page, over records, runs and steps
 DRAWN_BYTES = 20_000_000  # of pictures that models drew, about; each step has other ones
-TRAJECTORY_BYTES = 8_000_000  # of trajectories, about: each is several times as long as its answer
+TRAJECTORY_BYTES = 8_000_000  # of trajectories and token weights, about: several times as long as their answers
 THUMBNAIL_BYTES = 30_000  # of one of them at most, about: large ones are made smaller
+TRUTH = 300  # characters of a true answer
 OVERLAP = 0.5  # IoU from which a box counts as found
 #: Components that say nothing about whether an answer is right: they judge its form, its length or its speed.
 BESIDE = {"format", "confidence", "overlong", "tpf", "boxed", "int", "soft_format", "strict_format", "xml_count"}
+_LONG = ("trajectory", "tokens")
 
 Box = tuple[float, float, float, float]
 
@@ -33,6 +36,7 @@ class Answer:
                         `reward` and `total` are means over them, and nothing is called right.
     trajectory          of a model that unmasks a canvas: how it was filled, as lines of text; else empty.
     filling             the same of a model that draws: a picture for each of `pictures`; else empty.
+    tokens              (text, weight) of each token, of a run that weighs tokens; else empty.
     """
 
     step: int
@@ -46,17 +50,20 @@ class Answer:
     totals: list[float | None] = field(default_factory=list)
     trajectory: list[str] = field(default_factory=list)
     filling: list[int] = field(default_factory=list)
+    tokens: list[tuple[str, float]] = field(default_factory=list)
 
 
 @dataclass
 class Sample:
-    """One record: what was asked, and the answers of each run in order of steps. drawn: they are pictures."""
+    """One record: what was asked, and the answers of each run in order of steps. drawn: they are pictures. truth: the
+    true answer, where the sample file tells it."""
 
     id: str
     task: str
     prompt: str
     gold: list[Box]
     drawn: bool = False
+    truth: str = ""
     answers: dict[int, list[Answer]] = field(default_factory=dict)
 
 
@@ -76,6 +83,13 @@ class Gallery:
     def filled(self) -> bool:
         """Some picture shows how its canvas was filled."""
         return any(answer.filling for sample in self.samples for own in sample.answers.values() for answer in own)
+
+    @property
+    def weights(self) -> tuple[float, float] | None:
+        """The smallest and the largest weight of a token; None where tokens have none."""
+        own = (answer for sample in self.samples for answers in sample.answers.values() for answer in answers)
+        found = [weight for answer in own for _, weight in answer.tokens]
+        return (min(found), max(found)) if found else None
 
     @property
     def boxed(self) -> bool:
@@ -102,7 +116,7 @@ def collect(
     per_run = max(2, ANSWERS // max(1, len(ids) * len(runs)))
     if drawn:
         per_run = max(2, min(per_run, DRAWN_BYTES // max(1, sum(map(_weight, runs, first)))))
-    told = sum(len(json.dumps(rows[key].get("trajectory"))) for rows in first for key in ids if key in rows)
+    told = sum(len(json.dumps(rows[key].get(name))) for rows in first for key in ids if key in rows for name in _LONG)
     per_run = max(2, min(per_run, TRAJECTORY_BYTES // max(1, told)))
     if any(len(own) > per_run for own in files):
         notes.append(f"Of the steps with samples {per_run} a run are kept, evenly spaced, with the first and the last.")
@@ -113,12 +127,17 @@ def collect(
             for key, row in _rows(file).items():
                 if key not in samples and len(samples) < RECORDS and key in ids:
                     task, prompt = str(row.get("task") or ""), prompt_text(row.get("prompt", ""))
-                    samples[key] = Sample(key, task, prompt, corners(row.get("gold")), drawn=row.get("drawn") is True)
+                    gold, truth = corners(row.get("gold")), _truth(row.get("answer"))
+                    samples[key] = Sample(key, task, prompt, gold, row.get("drawn") is True, truth)
                 if key in samples:
                     known = successes[i] if successes else {}
                     answer = _answer(row, samples[key], file, run, pictures, problems[i], known)
                     samples[key].answers.setdefault(i, []).append(answer)
     return Gallery([samples[key] for key in ids if key in samples], pictures, notes)
+
+
+def _truth(answer: Any) -> str:
+    return str(answer)[:TRUTH] if isinstance(answer, str) or _is_number(answer) else ""
 
 
 def _weight(run: Path, rows: Mapping[str, Mapping[str, Any]]) -> int:
@@ -293,6 +312,7 @@ def _answer(
         totals=_totals(row.get("totals"), len(found)) if sample.drawn else [],
         trajectory=_trajectory(row.get("trajectory"), file, problems),
         filling=filling if len(filling) == len(found) else [],  # not beside the wrong picture
+        tokens=weighed(row.get("tokens"), file, problems),
     )
 
 

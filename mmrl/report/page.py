@@ -19,7 +19,7 @@ from mmrl.report.runs import Run, read_runs
 
 HEADLINES = 3
 STYLES = "page.css"
-SCRIPTS = ("charts.js", "plots.js", "frontier.js", "drawn.js", "gallery.js", "page.js")
+SCRIPTS = ("charts.js", "plots.js", "frontier.js", "drawn.js", "tokens.js", "gallery.js", "page.js")
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -111,6 +111,7 @@ def page_data(
         "pictures": [
             {"uri": uri, "size": size} for uri, size in zip(gallery.pictures.uris, gallery.pictures.sizes, strict=True)
         ],
+        "weights": list(gallery.weights or ()),
         "samples": [_lean(_finite(asdict(sample))) for sample in gallery.samples],
     }
 
@@ -120,11 +121,13 @@ def _plain(own: frontier.Frontier) -> dict[str, Any]:
 
 
 def _lean(sample: dict[str, Any]) -> dict[str, Any]:
-    """Without what only pictures have, for the thousands of answers that are texts, and without empty trajectories."""
+    """Without what only pictures have, for the thousands of answers that are texts, and without empty lists."""
+    if not sample["truth"]:
+        del sample["truth"]
     for answer in (answer for answers in sample["answers"].values() for answer in answers):
         if not sample["drawn"]:
             del answer["pictures"], answer["totals"]
-        for key in ("trajectory", "filling"):
+        for key in ("trajectory", "filling", "tokens"):
             if not answer[key]:
                 del answer[key]
     return sample

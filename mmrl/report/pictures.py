@@ -14,7 +14,8 @@ LARGEST = 640  # pixels of the longer side in the page
 LARGEST_OF_MANY = 320
 MANY = 24
 LARGEST_DRAWN = 384  # of models that draw: other pictures at every step
-PIXEL_ART = 200  # up to this size a picture stays as it is, pixel by pixel
+PIXEL_ART = 200  # up to this size, or as many pixels, a picture stays as it is, pixel by pixel
+STRIP = 3  # times as wide as high: frames side by side, which get twice the width
 
 
 class Pictures:
@@ -41,10 +42,10 @@ class Pictures:
         if content not in self._known:
             image = open_image(path)
             self.sizes.append(image.size)
-            if max(image.size) > self.largest:
-                image.thumbnail((self.largest, self.largest))
+            wide = 2 * self.largest if image.width >= STRIP * image.height else self.largest
+            image.thumbnail((wide, self.largest))  # never enlarges
             data = io.BytesIO()
-            if max(self.sizes[-1]) <= PIXEL_ART:
+            if self.sizes[-1][0] * self.sizes[-1][1] <= PIXEL_ART**2:
                 kind = "png"
                 image.save(data, "PNG", optimize=True)
             else:

@@ -24,12 +24,14 @@ class Seen:
     prompt_n     int64, the number of the row's request.
     components   raw values by name, NaN where one does not apply.
     correct_n    bool: the row's answer is truly right; None unless a reward component is marked with `success`.
+    outputs      what the rows said, one a row.
     """
 
     reward_n: Tensor
     prompt_n: Tensor
     components: Mapping[str, Tensor] = field(default_factory=dict)
     correct_n: Tensor | None = None
+    outputs: Sequence[Any] | None = None
 
 
 class Selector:
@@ -37,7 +39,10 @@ class Selector:
 
     plan(step)                          requests of a step.
     refill(n)                           further requests of the same step, for groups that were dropped.
+    coming(n)                           what a plan of n requests would be now, where that is known; changes nothing.
     check(options, columns, correct)    class method: refuses options that do not fit the run's rewards.
+    input_options(options)              class method: what its requests set of the policy's INPUT_OPTIONS, each with the
+                                        advice for policies without it.
     keep_groups(requests, seen)         bool [N] after rewards: rows that go on. All rows of a group alike.
     keep_rows(table)                    bool [N] after advantages: rows that are trained on.
     observe(requests, reward_n, prompt_n)       after rewards: posteriors, value trackers.
@@ -59,6 +64,10 @@ class Selector:
         """Called before weights load. columns: names of the reward components; correct: one of them is marked with
         `success`. Raises UserError."""
 
+    @classmethod
+    def input_options(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        return {}
+
     @property
     def filters(self) -> bool:
         """`keep_groups` may leave groups out."""
@@ -69,6 +78,10 @@ class Selector:
 
     def refill(self, n: int) -> list[Request]:
         raise NotImplementedError
+
+    def coming(self, n: int) -> list[Request]:
+        """May be shorter, and wrong: families only prepare for them."""
+        return []
 
     def keep_groups(self, requests: Sequence[Request], seen: Seen) -> Tensor:
         return torch.ones(len(seen.reward_n), dtype=torch.bool)
@@ -107,6 +120,7 @@ def selector(name: str) -> Callable[[type[Selector]], type[Selector]]:
 def find(name: str, options: dict[str, Any]) -> type[Selector]:
     """The class, its options checked against its constructor. Raises UserError with the nearest name."""
     import mmrl.selection.balanced
+    import mmrl.selection.difficulty
     import mmrl.selection.filtered
     import mmrl.selection.uniform  # noqa: F401  (they register themselves)
 

@@ -28,6 +28,9 @@ class Uniform(Selector):
     def refill(self, n: int) -> list[Request]:
         return self._draw(n)
 
+    def coming(self, n: int) -> list[Request]:
+        return [self._request(position) for position in range(self.drawn, self.drawn + n)]
+
     def state_dict(self) -> dict[str, Any]:
         return {"drawn": self.drawn}
 

@@ -58,10 +58,17 @@ class Experience(Resumable):
                 break
             rounds += 1
             requests = self.selector.refill(len(requests) - alive)
+        self._look_ahead(streams.step + 1)
         counts: Values = {"resampled_groups": flat} if resample else {}
         counts |= {"filtered_groups": filtered} if self.selector.filters else {}
         counts |= {"resample_rounds": rounds} if counts else {}
         return Scored.concat(kept) if kept else scored.select(torch.arange(0)), timing, counts
+
+    def _look_ahead(self, step: int) -> None:
+        """Tell the policy what this rank will probably be asked at `step`: it may read that beside the update."""
+        if step < self.config.train.steps and (coming := self.selector.coming(self.config.train.prompts)):
+            cut = self.scoring.cut(coming, self.team.size)
+            self.policy.look_ahead([request for some in cut for _, request in self.team.share(some)])
 
     def _stop_if_empty(self, updates: Values) -> None:
         """Steps from which no group went on train nothing: several in a row end the run."""
@@ -110,7 +117,7 @@ class Experience(Resumable):
         self.selector.observe(requests, scored.reward_n, prompt_n)
         components = dict(zip(scored.names, scored.reward_nk.unbind(1), strict=True))
         return scored, self.selector.keep_groups(
-            requests, Seen(scored.reward_n, prompt_n, components, scored.correct_n)
+            requests, Seen(scored.reward_n, prompt_n, components, scored.correct_n, scored.rollouts.outputs)
         )
 
     def _usable(self, requests: list[Request], streams: Streams) -> tuple[list[Request], Rollouts | None]:

@@ -99,9 +99,12 @@ def sample_record(config: Config, tell: Tell) -> Record:
 
 def _readable(config: Config, source: str | list[str] | None, which: str, *, pictures: bool) -> Iterator[Record]:
     limits = picture_limits(config)
+    own = getattr(families.entry(config.family), "look", None)
     for record in records_of(config, source, which):
-        if isinstance(record, Record) and (record.images or not pictures):
+        if isinstance(record, Record) and (record.images or not pictures or (record.videos and own is not None)):
             try:
+                if own is not None:
+                    own(record, config, whole=False)
                 for image in record.images:
                     check_header(image, **limits)
             except UserError:

@@ -19,17 +19,28 @@ from mmrl.rewards.score import Scorer
 from mmrl.training.batch import Scored
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Request, Rollouts
+from mmrl.training.token_weights import Weighing, groups_of, token_weights
 
 LARGE = 200  # pixels of the longer side, above which a drawn picture is stored with losses
+ROW = 160  # pixels of height, at most, of each of several pictures that are kept as one sheet
 Describe = Callable[[Rollouts, Sequence[int]], list[dict[str, Any]]]
 
 
 def write_samples(
-    run: Path, step: int, policy: Policy, scorer: Scorer, records: Sequence[Record], *, seed: int
+    run: Path,
+    step: int,
+    policy: Policy,
+    scorer: Scorer,
+    records: Sequence[Record],
+    *,
+    seed: int,
+    weighing: Weighing | None = None,
 ) -> None:
     """`policy.gallery_rows` greedy outputs per record: texts with their pictures, boxes and reward components, or
     pictures that the model drew. The same noise at every step: what changes is the model. Beside them
-    samples/profiles-step-XXXXXX.json, where the policy has something to draw of itself (`Policy.profiles`)."""
+    samples/profiles-step-XXXXXX.json, where the policy has something to draw of itself (`Policy.profiles`).
+    weighing: how the recipe weighs tokens; texts then hold their tokens with a weight each, within a group of the
+    greedy answer and sampled ones."""
     if not records:
         return
     requests = [Request(record=r, n=policy.gallery_rows) for r in records]
@@ -38,6 +49,10 @@ def write_samples(
     folder = run / "samples"
     (folder / "images").mkdir(parents=True, exist_ok=True)
     shown = policy.describe(rollouts, range(len(rollouts)))
+    if weighing is not None and policy.gallery_rows == 1:
+        others = groups_of(policy, records, weighing, seed=seed)
+        for i, weights in enumerate(token_weights(policy, rollouts, others, weighing)):
+            shown[i] |= _weighed(policy.token_texts(rollouts, i), weights)
     rows: dict[int, list[int]] = {}
     for i, prompt in enumerate(rollouts.keys["prompt"].tolist()):
         rows.setdefault(prompt, []).append(i)
@@ -45,6 +60,13 @@ def write_samples(
     (folder / f"step-{step:06d}.jsonl").write_text("\n".join(lines) + "\n")
     if drawn := policy.profiles(rollouts):
         (folder / f"profiles-step-{step:06d}.json").write_text(json.dumps(drawn, allow_nan=False) + "\n")
+
+
+def _weighed(texts: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:
+    """{"tokens": [{"text", "weight"}, ...]}; nothing where there are no weights, or no texts to stand under."""
+    if not weights or not texts:
+        return {}
+    return {"tokens": [{"text": t, "weight": round(w, 4)} for t, w in zip(texts, weights, strict=True)]}
 
 
 def _line(
@@ -64,8 +86,23 @@ def _line(
         if all(one.get("filling") for one in shown):
             line["filling"] = [_keep(one["filling"].convert("RGB"), record.id, folder, drawn=True) for one in shown]
     if pictures:
-        line["image"] = line["images"][0] if drawn else _keep(pictures[0], record.id, folder)
+        own = shown[0]["images"]
+        seen = pictures[0] if drawn or "boxes" in line or len(own) == 1 else _sheet(own)  # boxes are of the first one
+        line["image"] = line["images"][0] if drawn else _keep(seen, record.id, folder)
     return line
+
+
+def _sheet(images: Sequence[Image.Image]) -> Image.Image:
+    """One below the other on white, each at most ROW pixels high: the clips and pictures of one prompt."""
+    rows = [image.convert("RGB") for image in images]
+    for row in rows:
+        row.thumbnail((row.width, ROW))
+    sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height + 4 for r in rows) - 4), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height + 4
+    return sheet
 
 
 def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:

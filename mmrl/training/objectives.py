@@ -43,6 +43,7 @@ def objectives(
             keys=policy.keys | selector.keys,
             segments=policy.segments,
             dense=policy.dense,
+            reduces=policy.reduces,
         )
         for channel in channels_of(recipe, policy)
     }
@@ -66,6 +67,13 @@ def check_rewards(
             "rewards.components a `success`, the value from which on it counts"
         )
     select.check(options, columns=[name for component in scored for name in component.columns], correct=correct)
+
+
+def check_requests(policy: Policy | type[Policy], select: type[Selector], options: Mapping[str, Any]) -> None:
+    """What the selector's requests ask of the policy's inputs is there. Raises UserError."""
+    for name, advice in select.input_options(options).items():
+        if name not in policy.INPUT_OPTIONS:
+            raise UserError(f"selection: its requests set {name}, which this family's policy does not have; {advice}")
 
 
 def optimiser_settings(config: Config, recipe: Recipe, channel: str) -> Optimiser:

@@ -79,6 +79,8 @@ class Policy(ABC):
     keys: frozenset[str] = frozenset({"prompt"})  # names in `Rollouts.keys`
     segments: frozenset[str] = frozenset()  # names in `Rollouts.segments`, of every channel
     densities: frozenset[str] = frozenset()  # channels of real-valued actions: their entropy may have any sign
+    INPUT_OPTIONS: tuple[str, ...] = ()  # overrides in a request's `sampling` that change what the model is shown
+    reduces: bool = False  # `evaluate` runs logit reducers (Needs.reducers)
     dense: bool = False  # rollouts can hold an output per decision (`Rollouts.steps`), for rewards per decision
     sampler_exact: bool = False  # the sampler's log-probs come from the update's own code: no old pass is needed
     gallery_rows: int = 1  # outputs of a held-out record that the sample gallery keeps
@@ -116,6 +118,10 @@ class Policy(ABC):
         """Called once with all records of the run, before anything is sampled: encode prompts, free encoders. Returns
         a line for each thing that people should know (prompts too long)."""
         return []
+
+    def look_ahead(self, requests: Sequence[Request]) -> None:  # noqa: B027  (few families have anything to prepare)
+        """Called before the update with requests that the next step will probably make: read and encode them beside it.
+        They may differ; faults are raised where the records are really asked for."""
 
     def expect(self, channels: frozenset[str]) -> None:  # noqa: B027
         """Called once before the first rollout, with every channel that the recipe asks for, so that rollouts keep
@@ -197,6 +203,10 @@ class Policy(ABC):
         """What the sample gallery shows per row: {"prompt": str, "output": str, "images": [PIL], "boxes": [...]}, and
         optionally how it came to be: "trajectory", lines of text, or "filling", one picture."""
         return [{"prompt": str(rollouts.records[i].prompt), "output": str(rollouts.outputs[i])} for i in rows]
+
+    def token_texts(self, rollouts: Rollouts, row: int) -> list[str]:
+        """The text of each decision of a row, for people; [] where decisions are no texts."""
+        return []
 
     def profiles(self, rollouts: Rollouts) -> dict[str, dict[str, list[float]]]:
         """What the report draws of the policy itself, before and after: by name, numbers over the decisions of the

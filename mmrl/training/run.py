@@ -257,7 +257,9 @@ class Session:
         trainer, shown = self.trainer, self.held_out[: self.config.eval.samples]
         step = trainer.counters.step
         with writing(self.run / "samples"):
-            write_samples(self.run, step, self.policy, trainer.scorer, shown, seed=self.config.seed)
+            write_samples(
+                self.run, step, self.policy, trainer.scorer, shown, seed=self.config.seed, weighing=trainer.weighing()
+            )
             if trainer.last is not None and self.config.log.rollouts:
                 write_rollouts(self.run, step, trainer.last, self.config.log.rollouts)
 

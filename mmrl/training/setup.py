@@ -23,7 +23,7 @@ from mmrl.selection.base import Selector
 from mmrl.selection.base import find as find_selector
 from mmrl.training import random_states
 from mmrl.training.devices import find_device
-from mmrl.training.objectives import channels_of, check_rewards, objectives, optimiser_settings
+from mmrl.training.objectives import channels_of, check_requests, check_rewards, objectives, optimiser_settings
 from mmrl.training.policy import Policy
 from mmrl.training.team import ALONE, Team
 from mmrl.training.trainer import Trainer
@@ -53,9 +53,9 @@ def load_records(
 ) -> list[Record]:
     """`which`: train or eval. Files are read as JSONL; `digits:train` and the like come with the family.
 
-    Pictures are looked at while reading: the headers of train, every pixel of eval (they are all decoded before the
-    first step anyway). `require`: what a record must have; default what the family's rewards need. `skipped` gets a
-    line per record left out (only with data.on_error: skip).
+    Pictures and videos are looked at while reading: the headers of train, every pixel of eval (they are all decoded
+    before the first step anyway). `require`: what a record must have; default what the family's rewards need.
+    `skipped` gets a line per record left out (only with data.on_error: skip).
     """
     require = require or needed(config)
     source = getattr(config.data, which)
@@ -66,6 +66,7 @@ def load_records(
     for name in filter(config_io.is_embedded, names):
         out += families.entry(config.family).builtin(name)
     limits = picture_limits(config)
+    own = getattr(families.entry(config.family), "look", None)
 
     def look(record: Record) -> None:
         for image in record.images:
@@ -73,6 +74,8 @@ def load_records(
                 open_image(image, **limits)
             else:
                 check_header(image, **limits)
+        if own is not None:
+            own(record, config, whole=which == "eval")
 
     files = [Path(name) for name in names if not config_io.is_embedded(name)]
     if files:  # all at once: an id that stands in two files is found
@@ -159,6 +162,7 @@ def _load(config: Config, tell: Tell) -> _Parts:
     recipe = config_io.recipe_of(config, kind.unit)
     select = find_selector(config.selection.name, config.selection.options)
     aims = objectives(recipe, kind, select)
+    check_requests(kind, select, config.selection.options)
     for channel in channels_of(recipe, kind):
         own = recipe.channel(channel).optimiser
         optimiser_settings(config, recipe, channel)

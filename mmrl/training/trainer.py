@@ -34,6 +34,7 @@ from mmrl.training.prompt_statistics import PromptStatistics
 from mmrl.training.rollouts import Rollouts
 from mmrl.training.state import Counters
 from mmrl.training.team import ALONE, Team
+from mmrl.training.token_weights import Weighing, weighing
 
 Values = dict[str, Any]
 
@@ -88,6 +89,12 @@ class Trainer(Experience):
             if objective.needs()["ref"] or "kl_nt" in objective.needs()[""]:
                 policy.keep_reference(channel)
         policy.expect(self._expected())
+
+    def weighing(self) -> Weighing | None:
+        """How the recipe weighs the tokens of a group; None where it does not."""
+        channel = self.policy.channels[0]
+        objective = self.objectives.get(channel)
+        return weighing(channel, objective, self.config.train.group) if objective else None
 
     def _expected(self) -> frozenset[str]:
         """Every channel that some stage asks of the policy's rollouts, without the name of a pass."""

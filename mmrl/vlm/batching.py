@@ -21,12 +21,14 @@ class Chunk:
     """Private data of a piece.
 
     prompts    of the whole bundle; row i of the piece continues `prompts[prompt_n[i]]`.
+    group_n    the group of each row; members of a group have equal numbers.
     width      T of the tables to return.
     """
 
     rows: list[Row]
     prompts: list[Prompt]
     prompt_n: list[int]
+    group_n: list[int]
     width: int
 
 
@@ -89,7 +91,8 @@ def plan(
         for index in _pieces(rows, parts, form, budget):
             mine = prompts if form == "cache" else distinct_prompts(rows, index)
             at = {id(p): b for b, p in enumerate(mine)}
-            chunk = Chunk([rows[i] for i in index], mine, [at[id(rows[i].prompt)] for i in index], width)
+            prompt_n, group_n = [at[id(rows[i].prompt)] for i in index], [int(groups[i]) for i in index]
+            chunk = Chunk([rows[i] for i in index], mine, prompt_n, group_n, width)
             pieces.append(Piece(torch.tensor(index, dtype=torch.long), None, chunk))
         bundles.append(Bundle(pieces, prompts))
     return bundles

@@ -100,11 +100,12 @@ def _reward(records: Sequence[Record], config: Config) -> float:
         total = 0.0
         for task in sorted({r.task for r in records}):
             rows = [r for r in records if r.task == task]
-            total += len(rows) * max(_mean_reward(scorer, text, rows) for text in _constants(task, rows))
+            total += len(rows) * max(mean_reward(scorer, text, rows) for text in _constants(task, rows))
     return total / len(records)
 
 
-def _mean_reward(scorer: Scorer, text: str, records: Sequence[Record]) -> float:
+def mean_reward(scorer: Scorer, text: str, records: Sequence[Record]) -> float:
+    """What the answer `text`, in well-formed tags, is worth to every record."""
     info: list[dict[str, Any]] = [{"length": 0, "finished": True, "sample": 0} for _ in records]
     outputs = [f"<think></think><answer>{text}</answer>"] * len(records)
     scored = scorer.score(outputs, records, info)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ class Prompt:
     ids             int64 [P].
     positions       int64 [3, P], M-RoPE.
     next_position   position of the first completion token, equal on all axes.
-    media           pixel_values [patches, ...], image_grid_thw [pictures, 3]; empty for a prompt of text only.
+    media           pixel_values [patches, ...], image_grid_thw [pictures, 3] and the like by name, one row of a grid
+                    a picture or clip; empty for a prompt of text only.
     text            the prompt as the chat template wrote it, one placeholder a picture.
     sizes           (width, height) of each picture, as it was given and as the model sees it.
     """
@@ -39,9 +40,10 @@ class Prompt:
 
 
 def messages_of(record: Record, *, system: str | None, edit: str | None) -> list[dict[str, Any]]:
-    """Chat messages with one picture part a picture; `edit` is appended to the last user text.
+    """Chat messages with one part a picture and a video; `edit` is appended to the last user text.
 
-    A system message of the record wins over `system`. Raises UserError where pictures and picture parts disagree.
+    Parts that no message places come first in the first user message, videos before pictures. A system message of the
+    record wins over `system`. Raises UserError where files and parts disagree.
     """
     if isinstance(record.prompt, str):
         messages: list[dict[str, Any]] = [{"role": "user", "content": record.prompt}]
@@ -53,13 +55,13 @@ def messages_of(record: Record, *, system: str | None, edit: str | None) -> list
     users = [m for m in messages if m.get("role") == "user"]
     if not users:
         raise RecordError(record.id, "prompt has no message of role 'user'; add one")
-    placed = sum(part.get("type") == "image" for m in messages for part in m["content"])
-    if placed == 0:
-        users[0]["content"][:0] = [{"type": "image"} for _ in record.images]
-    elif placed != len(record.images):
-        raise RecordError(
-            record.id, f"prompt places {placed} pictures, images lists {len(record.images)}; make them equal"
-        )
+    for kind, files in (("image", record.images), ("video", record.videos)):
+        placed = sum(part.get("type") == kind for m in messages for part in m["content"])
+        if placed == 0:
+            users[0]["content"][:0] = [{"type": kind} for _ in files]
+        elif placed != len(files):
+            what = "pictures, images lists" if kind == "image" else "videos, videos lists"
+            raise RecordError(record.id, f"prompt places {placed} {what} {len(files)}; make them equal")
     if edit:
         last = users[-1]["content"]
         if last and last[-1].get("type") == "text":
@@ -98,27 +100,39 @@ def pictures_of(record: Record, inputs: Inputs) -> list[Any]:
 class Encoder:
     """Turns records into prompts. `fresh()` forgets: prompts are kept for one rollout only, pictures are large."""
 
+    #: What the processor gives beside ids that the model takes, and what makes a prompt shorter.
+    MEDIA: tuple[str, ...] = ("pixel_values", "image_grid_thw")
+    SHORTER = "inputs.max_pixels"
+
     def __init__(self, processor: Any, shape: Shape, inputs: Inputs) -> None:
         self.processor, self.shape, self.inputs = processor, shape, inputs
-        self._seen: dict[tuple[int, str | None], Prompt] = {}
+        self._seen: dict[Any, tuple[Record, Prompt]] = {}
 
     def fresh(self) -> None:
         self._seen.clear()
 
     def __call__(self, record: Record, edit: str | None = None) -> Prompt:
-        key = (id(record), edit)
+        return self._once(record, (edit,), lambda: self._encode(record, edit))
+
+    def _once(self, record: Record, further: tuple[Any, ...], make: Callable[[], Prompt]) -> Prompt:
+        """The prompt of this record and these further things, made when it is first asked for."""
+        key = (id(record), *further)
         if key not in self._seen:
-            self._seen[key] = self._encode(record, edit)
-        return self._seen[key]
+            self._seen[key] = (record, make())  # a record that lives on keeps its id
+        return self._seen[key][1]
 
     def _encode(self, record: Record, edit: str | None) -> Prompt:
         if record.videos:
             raise RecordError(record.id, "videos are not read by family vlm; remove `videos`")
+        return self._prompt(record, edit, {})
+
+    def _prompt(self, record: Record, edit: str | None, further: dict[str, Any]) -> Prompt:
+        """The prompt of the record's text and pictures; `further` arguments go to the processor."""
         messages = messages_of(record, system=self.inputs.system, edit=edit)
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         pictures = pictures_of(record, self.inputs)
         try:
-            batch = self.processor(text=[text], images=pictures or None, return_tensors="pt")
+            batch = self.processor(text=[text], images=pictures or None, return_tensors="pt", **further)
         except ValueError as error:  # the processor's own limits, e.g. an aspect ratio above 200
             raise RecordError(record.id, f"the processor refuses it: {error}; mend or remove it") from error
         ids = batch["input_ids"][0].long()
@@ -126,11 +140,11 @@ class Encoder:
             raise RecordError(
                 record.id,
                 f"the prompt has {len(ids)} tokens, more than inputs.max_prompt_tokens "
-                f"{self.inputs.max_prompt_tokens}; raise it, shorten the text or lower inputs.max_pixels",
+                f"{self.inputs.max_prompt_tokens}; raise it, shorten the text or lower {self.SHORTER}",
             )
-        media = {k: batch[k] for k in ("pixel_values", "image_grid_thw") if k in batch}
+        media = {k: torch.as_tensor(batch[k]) for k in self.MEDIA if k in batch}
         positions = self.shape.positions(ids, media)
-        seen = [] if not media else self.shape.picture_sizes(media["image_grid_thw"])
+        seen = self.shape.picture_sizes(media["image_grid_thw"]) if "image_grid_thw" in media else []
         sizes = [(p.size, s) for p, s in zip(pictures, seen, strict=True)]
         return Prompt(ids, positions, int(positions.max()) + 1, media, text, sizes)
 

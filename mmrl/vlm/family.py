@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,20 +23,37 @@ from mmrl.vlm.policy import VlmPolicy, form_in_shards, shared_prefix_form
 POLICY: type[VlmPolicy] = VlmPolicy
 
 
+P = TypeVar("P", bound=VlmPolicy)
+
+
 def load_policy(config: Config) -> VlmPolicy:
     """Model, processor and adapter of `config.model`, on the configured device, ready to train."""
+    return from_config(config, VlmPolicy, Inputs)
+
+
+def from_config(config: Config, kind: type[P], inputs_section: type[Inputs]) -> P:
+    """The policy of class `kind` from a configuration whose `inputs` are of that section."""
     options = config.model if isinstance(config.model, Model) else Model.model_validate(config.model)
     sampling = (
         config.sampling if isinstance(config.sampling, Sampling) else Sampling.model_validate(config.sampling or {})
     )
-    inputs = config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
+    inputs = (
+        config.inputs
+        if isinstance(config.inputs, inputs_section)
+        else inputs_section.model_validate(config.inputs or {})
+    )
     if config.distributed.mode == "fsdp2":
         form_in_shards(options)
-    return load(options, sampling, inputs, device=config.device)
+    return load_as(kind, options, sampling, inputs, device=config.device)
 
 
 def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "auto") -> VlmPolicy:
     """The same from the three sections of this family."""
+    return load_as(VlmPolicy, options, sampling, inputs, device=device)
+
+
+def load_as(kind: type[P], options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "auto") -> P:
+    """The same for a policy class of a family that stands on this one."""
     shared_prefix_form(options)  # refuse bad pairs before weights load
     if options.adapter.kind == "lora" and options.adapter.dropout > 0 and not options.allow_dropout:
         raise UserError(
@@ -67,7 +84,7 @@ def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "a
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("model.freeze: nothing is left to train; freeze fewer parts")
     fresh = options.adapter.kind == "lora" and not stored_adapter
-    return VlmPolicy(model, processor, options=options, sampling=sampling, inputs=inputs, adapter_at_zero=fresh)
+    return kind(model, processor, options=options, sampling=sampling, inputs=inputs, adapter_at_zero=fresh)
 
 
 def _dtype(options: Model, device: torch.device) -> torch.dtype:

@@ -66,7 +66,14 @@ def answer(resolved: Config, prompt: str, images: list[Path], *, n: int, seed: i
     return answers
 
 
-def settings(checkpoint: Path, config: str | None, *, base: str | None = None) -> Config:
+def settings(
+    checkpoint: Path,
+    config: str | None,
+    *,
+    base: str | None = None,
+    family: str = "vlm",
+    train: str = "digits:train",
+) -> Config:
     """The configuration given, else the run's own, else the defaults (an exported folder has none); its model.path is
     the checkpoint's model."""
     from mmrl import config_io
@@ -77,10 +84,10 @@ def settings(checkpoint: Path, config: str | None, *, base: str | None = None) -
     if config is not None or run_folder(checkpoint) is not None or not exported:
         return run_config(checkpoint, config, model=model, base=base)
     plain = {
-        "family": "vlm",
+        "family": family,
         "recipe": "grpo",
         "model": {"path": str(model.resolve()), "base": base},
-        "data": {"train": "digits:train"},
+        "data": {"train": train},
     }
     return config_io.build(plain, folder=Path.cwd(), where=str(checkpoint))
 

@@ -6,13 +6,20 @@ Log-probabilities themselves are family-independent: `mmrl.core.head`. Axes: n r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from mmrl.core.head import Choice, Head, score
+from mmrl.core.reducers import constant
 from mmrl.vlm.rows import Kept
 
 __all__ = ["Choice", "Head", "choice", "reduce_logits", "score"]
+
+Reducers = dict[str, Callable[..., torch.Tensor]]
+
+#: Logits that a reducer without gradient is shown at once: enough rows for a fast product with the head.
+BLOCK_ON_CPU, BLOCK_ELSEWHERE = 1 << 23, 1 << 26
 
 
 def choice(
@@ -35,7 +42,7 @@ def choice(
 def reduce_logits(
     hidden_nrd: torch.Tensor,
     head: Head,
-    reducers: dict[str, Callable[..., torch.Tensor]],
+    reducers: Reducers,
     context: dict[str, torch.Tensor],
     *,
     size: int,
@@ -44,32 +51,73 @@ def reduce_logits(
 
     A reducer sees the model's own logits (temperature 1; suppressed ids at a large negative finite value, so that
     p * log p stays finite), the hidden states, and by keyword the entries of `context`, of which those with names
-    ending in `_nc` are cut to the chunk. Chunks are checkpointed: backward recomputes them.
+    ending in `_nc` are cut to the chunk. Chunks hold at most `size` positions. Where a gradient is wanted they are
+    checkpointed: backward recomputes them. Reducers of constant channels run once, without a graph, on smaller chunks;
+    they see logits of 0 where `mask_nc` of the context is False.
     """
-    from torch.utils.checkpoint import checkpoint
+    fixed = {name: f for name, f in reducers.items() if constant(name)}
+    moving = {name: f for name, f in reducers.items() if name not in fixed}
+    out = _walk(_checkpointed, hidden_nrd, head, moving, context, columns=max(1, size // len(hidden_nrd)))
+    with torch.no_grad():
+        block = BLOCK_ON_CPU if hidden_nrd.device.type == "cpu" else BLOCK_ELSEWHERE
+        columns = max(1, min(size, block // head.weight.shape[0]) // len(hidden_nrd))
+        layer = replace(head, weight=head.weight.to(head.dtype)) if fixed else head  # once, not in every chunk
+        return out | _walk(_plainly, hidden_nrd.detach(), layer, fixed, context, columns=columns)
 
-    n, width, _ = hidden_nrd.shape
-    columns = max(1, size // n)
-    low = head.forbidden.clamp(min=-1e9)
+
+def _walk(
+    run: Callable[[torch.Tensor, Head, Reducers, dict[str, torch.Tensor]], list[torch.Tensor]],
+    hidden_nrd: torch.Tensor,
+    head: Head,
+    reducers: Reducers,
+    context: dict[str, torch.Tensor],
+    *,
+    columns: int,
+) -> dict[str, torch.Tensor]:
+    """`run` on every chunk of so many columns, put together."""
+    if not reducers:
+        return {}
+    width = hidden_nrd.shape[1]
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in reducers}
     for start in range(0, width, columns):
         stop = min(start + columns, width)
         at = {k: v[:, start:stop] if k.endswith("_nc") else v for k, v in context.items()}
         at["columns_c"] = torch.arange(start, stop, device=hidden_nrd.device)
-
-        def run(hidden_ncd: torch.Tensor, at: dict[str, torch.Tensor] = at) -> list[torch.Tensor]:
-            logits_ncv = head.raw(hidden_ncd) + low
-            return [f(logits_ncv, hidden_ncd, **_wanted(f, at)) for f in reducers.values()]
-
         chunk = hidden_nrd[:, start:stop]
-        values = checkpoint(run, chunk, use_reentrant=False) if torch.is_grad_enabled() else run(chunk)
-        for name, value in zip(reducers, values, strict=True):
+        for name, value in zip(reducers, run(chunk, head, reducers, at), strict=True):
             if value.shape != chunk.shape[:2]:
                 raise ValueError(
                     f"reducer for {name}: expected shape {tuple(chunk.shape[:2])}, got {tuple(value.shape)}"
                 )
             parts[name].append(value)
     return {name: torch.cat(values, 1) for name, values in parts.items()}
+
+
+def _checkpointed(
+    chunk: torch.Tensor, head: Head, reducers: Reducers, at: dict[str, torch.Tensor]
+) -> list[torch.Tensor]:
+    from torch.utils.checkpoint import checkpoint
+
+    low = head.forbidden.clamp(min=-1e9)
+
+    def run(hidden_ncd: torch.Tensor) -> list[torch.Tensor]:
+        logits_ncv = head.raw(hidden_ncd) + low
+        return [f(logits_ncv, hidden_ncd, **_wanted(f, at)) for f in reducers.values()]
+
+    return checkpoint(run, chunk, use_reentrant=False) if torch.is_grad_enabled() else run(chunk)  # type: ignore[no-any-return]
+
+
+def _plainly(chunk: torch.Tensor, head: Head, reducers: Reducers, at: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Rows that have ended cost no product with the head."""
+    low = head.forbidden.clamp(min=-1e9)
+    mask = at.get("mask_nc")
+    if mask is None or bool(mask.all()):
+        flat = head.raw(chunk.flatten(0, 1)).add_(low)  # one product, not one a row
+        logits_ncv = flat.view(*chunk.shape[:2], len(low))
+    else:
+        logits_ncv = torch.zeros(*chunk.shape[:2], len(low), dtype=head.arithmetic, device=chunk.device)
+        logits_ncv[mask] = head.raw(chunk[mask]).add_(low)
+    return [f(logits_ncv, chunk, **_wanted(f, at)) for f in reducers.values()]
 
 
 def _wanted(function: Callable[..., torch.Tensor], context: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

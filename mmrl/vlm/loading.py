@@ -14,13 +14,16 @@ from mmrl.training.model_folder import adapter_config, bars, check_folder, is_ad
 from mmrl.vlm.adapters import SUPPORTED
 from mmrl.vlm.config import Inputs, Model
 
+#: Models inside the packages. A family that stands on this one adds its own.
+EMBEDDED = {"embedded:vlm": Path(__file__).parent / "embedded"}
+
 
 def resolve(path: str) -> str:
     """`embedded:vlm` -> the folder inside the package; anything else stays."""
-    if path == "embedded:vlm":
-        return str(Path(__file__).parent / "embedded")
+    if path in EMBEDDED:
+        return str(EMBEDDED[path])
     if path.startswith("embedded:"):
-        raise UserError(f"model.path: unknown embedded model {path!r}; valid: embedded:vlm")
+        raise UserError(f"model.path: unknown embedded model {path!r}; valid: {', '.join(sorted(EMBEDDED))}")
     return path
 
 

@@ -6,7 +6,7 @@ estimate (`mmrl.training.memory`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from mmrl.config import Config
 from mmrl.core.recipe import Recipe
 from mmrl.errors import UserError
 from mmrl.paths import configs_dir
-from mmrl.training.memory import average_bytes, needs_reference, optimiser_bytes, read_config, rows_per_rank, table
+from mmrl.training.memory import (
+    Part,
+    average_bytes,
+    needs_reference,
+    optimiser_bytes,
+    read_config,
+    rows_per_rank,
+    table,
+)
 
 #: Logits that the output layer makes at once on a GPU (`mmrl.core.head_blocks.ELSEWHERE`, which loads torch).
 HEAD_BLOCK = 1 << 25
@@ -213,19 +221,39 @@ def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
     """The estimate as text; `size unknown` where the shapes are not known."""
     shape = shape_of(config.model.path)
     if shape is None:
-        return [
-            f"size unknown: {config.model.path} is neither a folder with a config.json of a known shape nor in the "
-            "table of shipped shapes; save the model to a folder to get an estimate"
-        ]
-    e = estimate(config, recipe, shape, ranks=ranks)
+        return [unknown(config)]
+    return lines(config, estimate(config, recipe, shape, ranks=ranks), shape)
+
+
+def unknown(config: Config) -> str:
+    return (
+        f"size unknown: {config.model.path} is neither a folder with a config.json of a known shape nor in the "
+        "table of shipped shapes; save the model to a folder to get an estimate"
+    )
+
+
+def lines(
+    config: Config,
+    e: Estimate,
+    shape: Shape,
+    *,
+    piece: int | None = None,
+    further: Sequence[Part] = (),
+    update: float = 0.0,
+    rollout: float = 0.0,
+) -> list[str]:
+    """The estimate as text. `further` parts of a family stand behind the others, `update` and `rollout` are what they
+    add to the peaks; piece: tokens of a piece, where they are not model.piece_tokens."""
     parts = [
         ("weights", e.weights),
         ("frozen reference", e.reference),
         ("gradients", e.gradients),
         ("optimiser", e.optimiser),
         *([("moving average", e.average)] if config.ema.enabled else []),
-        (f"activations of a piece of {config.model.piece_tokens} tokens", e.activations),
+        (f"activations of a piece of {piece or config.model.piece_tokens} tokens", e.activations),
         ("key-value cache of the rollout, every row at full length", e.cache),
+        *further,
     ]
     head = f"{e.parameters / 1e6:,.2f} M parameters, {e.trainable / 1e6:,.2f} M trained (shape: {shape.source})"
-    return [head, *table(parts, [("peak of the update", e.update), ("peak of the rollout", e.rollout)])]
+    peaks = [("peak of the update", e.update + update), ("peak of the rollout", e.rollout + rollout)]
+    return [head, *table(parts, peaks)]

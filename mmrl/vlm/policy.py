@@ -24,7 +24,7 @@ from mmrl.vlm.adapters import Shape
 from mmrl.vlm.assemble import assemble
 from mmrl.vlm.batching import Chunk, plan
 from mmrl.vlm.config import Inputs, Model, Sampling
-from mmrl.vlm.encode import Encoder, pictures_of, plain_text
+from mmrl.vlm.encode import Encoder, Prompt, pictures_of, plain_text
 from mmrl.vlm.head import Head, choice, reduce_logits, score
 from mmrl.vlm.rows import Completions, Row
 from mmrl.vlm.sampler import Job, Sampled, Sampler, Settings
@@ -43,6 +43,11 @@ class VlmPolicy(Policy):
     channels = ("tokens",)
     provides = frozenset({"logp_nt", "entropy_nt", "supervised_nt"})
     keys = frozenset({"prompt", "record", "task"})
+    reduces = True
+
+    #: What turns records into prompts, and the options of a request's `sampling` that are its own, not the sampler's.
+    ENCODER: type[Encoder] = Encoder
+    INPUT_OPTIONS: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -57,7 +62,7 @@ class VlmPolicy(Policy):
         self.model, self.processor = model, processor
         self.options, self.sampling, self.inputs = options, sampling, inputs
         self.shape = Shape(model)
-        self.encoder = Encoder(processor, self.shape, inputs)
+        self.encoder = self.ENCODER(processor, self.shape, inputs)
         self.form = shared_prefix_form(options)
         self.ends = self.shape.ends(processor.tokenizer) | self._ids(sampling.stop, "sampling.stop")
         self.suppressed = self.shape.suppressed(processor.tokenizer) | self._ids(sampling.suppress, "sampling.suppress")
@@ -81,7 +86,7 @@ class VlmPolicy(Policy):
         self.encoder.fresh()
         jobs: list[Job] = []
         for request in requests:
-            prompt = self.encoder(request.record, request.prompt_edit)
+            prompt = self._prompt_of(request, streams)
             settings = self._settings(request, greedy)
             for sample in range(request.first_sample, request.first_sample + request.n):
                 jobs.append(Job(prompt, settings, streams.generator(request.record.id, sample)))
@@ -101,6 +106,9 @@ class VlmPolicy(Policy):
             stats=sampler.stats.as_dict(),
             sampling=self.sampling,
         )
+
+    def _prompt_of(self, request: Request, streams: Streams) -> Prompt:
+        return self.encoder(request.record, request.prompt_edit)
 
     def demonstrations(self, records: Sequence[Record], streams: Streams) -> Rollouts:
         """The tokens of each `response` and the end token, at temperature 1; `sampler_logp_nt` is NaN."""
@@ -130,9 +138,12 @@ class VlmPolicy(Policy):
     def _settings(self, request: Request, greedy: bool) -> Settings:
         known = ("temperature", "top_p", "top_k", "max_new_tokens")
         for name in request.sampling:
-            if name not in known:
-                raise UserError(f"sampling override: unknown option {name!r}{nearest(name, known)}")
-        merged = Sampling.model_validate(self.sampling.model_dump() | request.sampling)
+            if name not in (*known, *self.INPUT_OPTIONS):
+                raise UserError(
+                    f"sampling override: unknown option {name!r}{nearest(name, (*known, *self.INPUT_OPTIONS))}"
+                )
+        own = {k: v for k, v in request.sampling.items() if k in known}
+        merged = Sampling.model_validate(self.sampling.model_dump() | own)
         return Settings(**{k: getattr(merged, k) for k in known}, greedy=greedy)
 
     def text(self, row: Row) -> str:
@@ -201,6 +212,7 @@ class VlmPolicy(Policy):
                 "ids_nc": rows.ids,
                 "mask_nc": rows.mask,
                 "rows_n": piece.rows.to(rows.ids.device),
+                "group_n": torch.tensor(chunk.group_n, device=rows.ids.device),
                 "temperature_n": rows.temperature,
             }
             for name, value in reduce_logits(hidden, head, needs.reducers, context, size=size).items():
@@ -294,6 +306,18 @@ class VlmPolicy(Policy):
         weights.load_trainable(self.model, state)
 
     # people
+
+    def token_texts(self, rollouts: Rollouts, row: int) -> list[str]:
+        """Tokens as text, the end token among them. Where a character takes several tokens the last of them has it."""
+        decode, out, open_ids = self.processor.tokenizer.decode, [], []
+        ids = rollouts.rows[row].ids.tolist()
+        for at, token in enumerate(ids):
+            open_ids.append(token)
+            text = str(decode(open_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+            whole = not text.endswith("\ufffd") or len(open_ids) == 4 or at == len(ids) - 1
+            out.append(text if whole else "")
+            open_ids = [] if whole else open_ids
+        return out
 
     def describe(self, rollouts: Rollouts, rows: Iterable[int]) -> list[dict[str, Any]]:
         """Prompt, output, pictures; where there is a picture, said and true boxes in pixels of the first one."""

@@ -50,6 +50,8 @@ _row("advantage", "reinforce-pp", {}, {"gamma": 0.9}, {"beta_kl": 0.1, "gamma": 
 _row("advantage", "reinforce-pp-baseline")
 _row("select", "zero-variance")
 _row("weight", "tis", {}, {"cap": 1.1})
+_row("weight", "tw", {}, {"alpha": 1.0}, {"alpha": 3.0})
+_row("weight", "tw", *({"form": form} for form in ("active", "calibrated", "calibrated-active")))
 _row("bounds", "constant", {}, {"low": None, "high": 5.0})
 _row("gate", "ppo-clip", {}, without=WIDTHS)
 _row("gate", "ppo-clip", {}, {"dual_clip": 1.2}, {"delta": 1.3}, {"level": "row"}, {"level": "segment:step"})
@@ -68,6 +70,7 @@ _row("gate", "grpo-guard", {}, without=WIDTHS)
 _row("gate", "grpo-guard", {}, {"adv_clip": 0.5}, {"reweight": False})
 _row("gate", "reinforce")
 _row("gate", "supervised")
+_row("gate", "reg-grpo", {}, {"s_min": 0.01}, {"s_min": 100.0})
 _row("penalty", "entropy")
 _row(
     *("penalty", "kl"),
@@ -109,6 +112,8 @@ EXEMPT: dict[tuple[str, str, str], str] = {
     ("no_reward_no_influence", "advantage", "constant"): "imitation: every row counts, rewarded or not",
     ("on_policy_gradient", "gate", "supervised"): "a supervised loss has no ratio and no log-prob",
     ("clip_regions", "gate", "supervised"): "a supervised loss has no ratio and no log-prob",
+    ("on_policy_gradient", "gate", "reg-grpo"): "a regression: at log-ratio 0 twice the centred advantage over s_min",
+    ("clip_regions", "gate", "reg-grpo"): "no clip: the gradient depends on the log-ratios of the whole group",
     (
         "masked_decisions_count_nothing",
         "reduce",

@@ -72,6 +72,10 @@ def micro_batches_add_up(case: Case, dtype: torch.dtype) -> None:
     whole, whole_grad = run(objective, table, [torch.arange(N)])
     scattered = [torch.arange(N)[i::3] for i in range(3)]
     uneven = [torch.tensor([3]), torch.tensor([9]), torch.tensor([i for i in range(N) if i not in (3, 9)])]
+    if objective.scope == "group":  # its pieces hold whole groups: three of two groups, then each alone
+        key = table.keys["prompt"]
+        alone = [(key == k).nonzero()[:, 0] for k in key.unique()]
+        scattered, uneven = [torch.cat(alone[i::3]) for i in range(3)], alone
     for parts in (scattered, uneven):
         outcomes, grad = run(objective, table, parts)
         assert_same(torch.stack([o.loss() for o in outcomes]).sum(), whole[0].loss(), dtype, "loss")

@@ -73,6 +73,8 @@ def world(dtype: torch.dtype = torch.float64, seed: int = 0, drift: float = 0.4)
         "prompt_mean_n": normal(N),
         "prompt_std_n": normal(N).abs(),
     }
+    divergences = ("divergence_nt", "divergence_active_nt", "js_nt", "js_active_nt")
+    floats |= {name: normal(N, T).square() for name in divergences}
     channels: dict[str, Any] = {k: v.to(dtype) for k, v in floats.items()}
     channels["scored_nt"] = torch.tensor([t not in UNSCORED for t in range(T)]).repeat(N, 1)
     channels["mask_nt"] = mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import core_dlm_examples  # noqa: F401  (registers examples)
 import core_flow_examples  # noqa: F401
+import core_video_examples  # noqa: F401
 import pytest
 import torch
 from core_cases import EXEMPT, ROWS
@@ -16,8 +17,9 @@ from core_mutants import Keys, Mutant, in_place
 from core_objective_checks import OBJECTIVE_CHECKS
 from core_properties import CHECKS
 from core_segment_mutants import SEGMENT_MUTANTS
+from core_video_mutants import VIDEO_MUTANTS
 
-MUTANTS = CORE_MUTANTS + FLOW_MUTANTS + DLM_MUTANTS + SEGMENT_MUTANTS
+MUTANTS = CORE_MUTANTS + FLOW_MUTANTS + DLM_MUTANTS + SEGMENT_MUTANTS + VIDEO_MUTANTS
 
 #: What a broken stage may raise instead of a wrong number.
 BROKEN = (AssertionError, RuntimeError, ValueError, KeyError, IndexError, TypeError, UnboundLocalError)

@@ -16,6 +16,7 @@ from image_gen.flow.config import Sampling
 from mmrl import recipes
 from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe, parse
+from mmrl.core.reducers import REDUCERS
 from mmrl.core.registry import stages
 from mmrl.errors import UserError
 from mmrl.selection.base import find as find_selector
@@ -60,9 +61,10 @@ def test_every_shipped_recipe_builds(name: str) -> None:
     recipe = shipped(name)
     objective = build(recipe)
     assert recipe.title and recipe.source
-    assert objective.needs()[""] <= (STEPS if name in FLOW else PROVIDES)
+    assert objective.needs()[""] <= (STEPS if name in FLOW else PROVIDES) | REDUCERS.keys()
+    assert bool(objective.needs()[""] & REDUCERS.keys()) == (name == "tw-grpo")
     assert bool(recipe.sampling) == (name in FLOW or name in DLM or name in MASKED)
-    assert bool(recipe.selection) == (name in ("tracerl", "lightningrl"))
+    assert bool(recipe.selection) == (name in ("tracerl", "lightningrl", "deepvideo-r1"))
     if recipe.group == "relative":
         assert objective.advantage.stage.relative
     if name != "sft":

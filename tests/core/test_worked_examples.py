@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import core_dlm_examples  # noqa: F401  (registers examples)
 import core_flow_examples  # noqa: F401
+import core_video_examples  # noqa: F401
 import pytest
 import torch
 from core_examples import EXAMPLES, close, rewards

@@ -118,7 +118,7 @@ def test_hostile_text_stays_in_its_json_block(tmp_path: Path, text: str) -> None
         json.dumps({"step": 1, text: 1.0, "signs": [{"step": 1, "kind": "k", "what": text}]}) + "\n"
     )
     html = page(run)
-    assert html.count("</script>") == html.count("<script") == 7  # data and six scripts
+    assert html.count("</script>") == html.count("<script") == 8  # data and seven scripts
     (sample,) = data(html)["samples"]
     assert sample["id"] == sample["task"] == sample["prompt"] == text
     assert [(a["output"], a["reward"]) for a in sample["answers"]["0"]] == [(text, [[text, 0.5]])] * 2

@@ -27,6 +27,11 @@ class Reducer:
 REDUCERS: dict[str, Reducer] = {}
 
 
+def constant(channel: str) -> bool:
+    """A reducer fills this channel without gradient: it may run once, without a graph and without recomputation."""
+    return channel in REDUCERS and not CHANNELS[channel].grad
+
+
 def reducer(
     channel: str, *, meaning: str, scope: str = "decision", grad: bool = False
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:

@@ -1,0 +1,59 @@
+"""What is wrong with a configuration or a record before weights load."""
+
+from __future__ import annotations
+
+from mmrl.config import Config
+from mmrl.data.records import Record
+from mmrl.errors import RecordError, UserError
+from video.clips import Clip
+from video.config import Inputs
+from video.frames import spec_of, times_of
+from video.reading import fitted, look, read
+
+#: Sides of frames while weights are not loaded yet: patches of 14 pixels, merged 2 x 2.
+_FACTOR = 28
+
+
+def inputs_of(config: Config) -> Inputs:
+    return config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
+
+
+def check(config: Config) -> None:
+    """What no single key shows. Raises UserError."""
+    inputs = inputs_of(config)
+    if inputs.even_frames and inputs.frames == "count" and inputs.count % 2:
+        raise UserError(
+            f"inputs.count: {inputs.count} is odd, and inputs.even_frames asks for pairs; "
+            "make it even, or set even_frames to false"
+        )
+    if inputs.even_frames and inputs.frames == "fps" and inputs.max_frames < 2:
+        raise UserError("inputs.max_frames: 1 frame is no pair; raise it, or set inputs.even_frames to false")
+    least = inputs.count if inputs.frames == "count" else inputs.min_frames
+    if inputs.video_max_pixels is not None and inputs.video_max_pixels < least * _FACTOR**2:
+        raise UserError(
+            f"inputs.video_max_pixels: {inputs.video_max_pixels} leaves no {_FACTOR} x {_FACTOR} pixels to each of "
+            f"{least} frames; raise it, or take fewer frames"
+        )
+
+
+def check_record(record: Record, inputs: Inputs, *, whole: bool) -> None:
+    """Opens the record's videos: their headers, or with `whole` the frames that will be asked for.
+
+    Raises RecordError for one that is missing, broken, without pictures, too long or too large.
+    """
+    if not record.videos:
+        return
+    given = times_of(record) if inputs.frames == "times" else ((),) * len(record.videos)
+    try:
+        for source, times in zip(record.videos, given, strict=True):
+            spec = spec_of(inputs, factor=_FACTOR, times=times)
+            if isinstance(source, Clip):
+                fitted(source, spec)
+            elif whole:
+                read(source, spec)
+            else:
+                look(source, spec)
+    except RecordError:
+        raise
+    except UserError as error:
+        raise RecordError(record.id, str(error)) from error

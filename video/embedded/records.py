@@ -1,0 +1,115 @@
+"""Records of moving-digit clips by seed, and their names: `clips:train`, `clips:eval`.
+
+Train clips and eval clips show disjoint sets of handwritten digits. A prompt is a question with lettered options and
+the closing sentence of TW-GRPO's training prompts (arXiv 2505.24718); an answer is the right letters, "A,C".
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from mmrl.core.streams import stream_seed
+from mmrl.data.digits import PARTS, load_digits
+from mmrl.data.records import Record
+from mmrl.errors import UserError, nearest
+from video.embedded.clips import LANES, Story, tell
+from video.embedded.questions import FORMAT, KINDS, LETTERS, Question, ask, fates_for
+
+QUERY = ("kind", "n", "seed", "demos")
+DEFAULT_N = {"train": 4000, "eval": 320}
+#: Share of hasty demonstrations that name one right letter where there are several.
+HASTE = {"hasty": 0.7, "exact": 0.0}
+
+
+def make_record(*, part: str, index: int, seed: int = 0, kind: str | None = None, demos: str = "hasty") -> Record:
+    """One record; it depends on (part, kind, seed, index) only.
+
+    With `kind` None the kinds of question take turns. `demos` says how the demonstration (`response`) answers: exact
+    ones name every right letter, hasty ones mostly one of them; what they see and all `answer`s are exact.
+    `meta` holds "source", "type" (the kind), "options", "lanes" (what happens) and "digits" (pictures shown, as indices
+    of the UCI file).
+    """
+    rng = np.random.default_rng(stream_seed("digit clips", part, kind, seed, index))
+    chosen = kind or KINDS[index % len(KINDS)]
+    story = tell(load_digits(part), fates_for(chosen, LANES, rng), rng)
+    question = ask(chosen, story, rng)
+    return Record(
+        id=f"clips:{part}:{kind or 'mix'}:{seed}:{index}",
+        task="choice",
+        prompt=f"{question.problem}\n{FORMAT}",
+        videos=(story.clip,),
+        answer=",".join(question.right),
+        response=_say(story, question, HASTE[demos], rng),
+        meta={
+            "source": "clips",
+            "type": chosen,
+            "options": [str(d) for d in question.options],
+            "lanes": [lane.read() for lane in story.lanes],
+            "digits": list(story.sources),
+        },
+    )
+
+
+def _say(story: Story, question: Question, haste: float, rng: np.random.Generator) -> str:
+    """A demonstration. The thought tells what happens, lane by lane from the top, then the digits it answers with: a
+    small model learns to look first, to choose from what it wrote, and to find the letters of what it chose."""
+    letters = question.right
+    if len(letters) > 1 and rng.random() < haste:
+        letters = (letters[int(rng.integers(len(letters)))],)
+    seen = ", ".join(lane.read() for lane in story.lanes)
+    chosen = ", ".join(str(question.options[LETTERS.index(letter)]) for letter in letters)
+    return f"<think>{seen}; so {chosen}</think><answer>{','.join(letters)}</answer>"
+
+
+def make_records(*, part: str, n: int, seed: int = 0, kind: str | None = None, demos: str = "hasty") -> list[Record]:
+    """`n` records from the digits of one part; the first of them are the same for every n."""
+    return [make_record(part=part, index=i, seed=seed, kind=kind, demos=demos) for i in range(n)]
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
+
+
+def _number(name: str, key: str, text: str, least: int) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
+        raise UserError(f"data: {name!r}: {key} must be a whole number of at least {least}, got {text!r}")
+    return int(text)
+
+
+def _options(name: str, query: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for item in query.split("&") if query else []:
+        key, equals, value = item.partition("=")
+        if key not in QUERY:
+            raise UserError(f"data: {name!r}: unknown option {key!r}{nearest(key, QUERY)}")
+        if not equals or key in options:
+            raise UserError(f"data: {name!r}: write each option once, as {key}=value")
+        options[key] = value
+    return options
+
+
+def builtin(name: str) -> list[Record]:
+    """Embedded records by name: `clips:PART[?key=value&...]`.
+
+    PART is train or eval. Keys: kind (one of KINDS; default: all in turn), n, seed, demos (hasty or exact).
+    `clips:eval` alone is the fixed set of the published numbers. Raises UserError for anything else.
+    """
+    source, colon, rest = name.partition(":")
+    part, _, query = rest.partition("?")
+    if source != "clips" or not colon:
+        raise UserError(f"data: unknown embedded set {name!r}; use clips:train or clips:eval")
+    if part not in DEFAULT_N:
+        hint = "; it is kept for reward models" if part in PARTS else nearest(part, DEFAULT_N)
+        raise UserError(f"data: {name!r}: no clips from part {part!r}{hint}")
+    if name.endswith("?"):
+        raise UserError(f"data: {name!r}: options are missing after '?'; add kind=, n=, seed= or demos=, or drop it")
+    options = _options(name, query)
+    kind, demos = options.get("kind"), options.get("demos", "hasty")
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"data: {name!r}: unknown kind {kind!r}{nearest(kind, KINDS)}")
+    if demos not in HASTE:
+        raise UserError(f"data: {name!r}: unknown demos {demos!r}{nearest(demos, HASTE)}")
+    n = _number(name, "n", options["n"], 1) if "n" in options else DEFAULT_N[part]
+    seed = _number(name, "seed", options["seed"], 0) if "seed" in options else 0
+    return make_records(part=part, n=n, seed=seed, kind=kind, demos=demos)

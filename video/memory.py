@@ -1,0 +1,138 @@
+"""How much memory a run about videos needs on one rank, from shapes alone. Loads no torch and no weights.
+
+The language model's parts are those of `mmrl.vlm.memory`; here are the frames: how many patches and tokens they are,
+what the vision tower keeps of them, and what lies on the host. Two frames are one position in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmrl.config import Config
+from mmrl.core.recipe import Recipe
+from mmrl.training.memory import GIB
+from mmrl.vlm import memory
+from mmrl.vlm.memory import KEPT_PER_LAYER, Shape
+
+#: Frames that make one position in time.
+TOGETHER = 2
+#: Weight stages whose logit reducer must see all rows of a group at once.
+WHOLE_GROUPS = frozenset({"tw"})
+
+
+@dataclass(frozen=True)
+class Frames:
+    """One video at its largest: frames, pixels of a frame, patches the vision tower sees, tokens the prompt holds."""
+
+    count: int
+    pixels: int
+    patches: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Bytes of the frames on one rank.
+
+    together  videos (of one a prompt) that run at once.
+    kept      what the vision tower keeps of them: for its backward pass where it trains, else inside one block.
+    alive     the same without gradient: the rollout.
+    clips     decoded frames that are kept on the host; prompts: pixel values there, of one step or two.
+    """
+
+    together: int
+    kept: float
+    alive: float
+    clips: float
+    prompts: float
+
+
+def frames_of(inputs: Any, shape: Shape) -> Frames:
+    """The largest video that the `inputs` section lets through. With `frames: times` a record says how many; max_frames
+    stands for it."""
+    count = inputs.count if inputs.frames == "count" else inputs.max_frames
+    if inputs.even_frames:
+        count = max(count - count % TOGETHER, TOGETHER)
+    pixels = inputs.frame_max_pixels
+    if inputs.video_max_pixels is not None:
+        pixels = min(pixels, inputs.video_max_pixels // count)
+    side = shape.vision_patch * shape.vision_merge  # of what becomes a token; sides of frames are multiples of it
+    merged = max(pixels // side**2, 1)
+    tokens = -(-count // TOGETHER) * merged
+    return Frames(count, merged * side**2, tokens * shape.vision_merge**2, tokens)
+
+
+def piece_tokens(config: Config, recipe: Recipe, frames: Frames) -> int:
+    """Tokens of the largest piece: model.piece_tokens, or a whole group at full length where the weights ask for it.
+    With gradient checkpointing rows are packed behind one prompt, which is there once."""
+    names = {str(spec["name"]) for channel in recipe.channels.values() for spec in channel.weight}
+    if not names & WHOLE_GROUPS:
+        return int(config.model.piece_tokens)
+    packed = config.model.gradient_checkpointing or config.distributed.mode == "fsdp2"
+    rows, new = config.train.group, config.sampling.max_new_tokens
+    whole = frames.tokens + rows * new if packed else rows * (frames.tokens + new)
+    return max(int(config.model.piece_tokens), whole)
+
+
+def seen(config: Config, shape: Shape, frames: Frames, *, ranks: int = 1) -> Seen:
+    """The parts of the frames. A vision tower that trains keeps each block's values, with gradient checkpointing each
+    block's input and one block; a frozen one has one block at a time."""
+    narrow = config.model.autocast != "off" and config.device != "cpu"
+    width = 2 if narrow else 4
+    prompts = -(-config.train.prompts // ranks)
+    together = min(max(config.model.piece_tokens // frames.tokens, 1), prompts)
+    values = 3 * TOGETHER * shape.vision_patch**2 * 4.0  # pixel values of a patch, float32
+    mlp = (3 if shape.vision_gated else 2) * shape.vision_intermediate
+    block = (KEPT_PER_LAYER * shape.vision_hidden + mlp) * width
+    patches = together * frames.patches
+    held: float = block
+    if vision_trains(config):
+        if config.model.gradient_checkpointing:
+            held = block + shape.vision_depth * shape.vision_hidden * width
+        else:
+            held = shape.vision_depth * block
+    return Seen(
+        together=together,
+        kept=patches * (held + values),
+        alive=patches * (block + values),
+        clips=3.0 * config.inputs.cached_clips * frames.count * frames.pixels,
+        prompts=prompts * frames.patches * values * (2 if config.inputs.read_ahead else 1),
+    )
+
+
+def vision_trains(config: Config) -> bool:
+    adapter = config.model.adapter
+    return adapter.targets == "all" if adapter.kind == "lora" else "vision" not in config.model.freeze
+
+
+def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
+    """The estimate as text, for one video a prompt; `size unknown` where the shapes are not known."""
+    shape = memory.shape_of(config.model.path)
+    if shape is None:
+        return [memory.unknown(config)]
+    frames = frames_of(config.inputs, shape)
+    piece = piece_tokens(config, recipe, frames)
+    longer = config.model_copy(update={"model": config.model.model_copy(update={"piece_tokens": piece})})
+    e = memory.estimate(longer, recipe, shape, ranks=ranks)
+    s = seen(config, shape, frames, ranks=ranks)
+    trains = "with gradient" if vision_trains(config) else "frozen"
+    part = (f"vision tower, {trains}, frames of {s.together} video(s) at once", s.kept)
+    found = memory.lines(config, e, shape, piece=piece, further=[part], update=s.kept, rollout=s.alive)
+    limit = config.inputs.max_prompt_tokens
+    told = (
+        f"a video: at most {frames.count} frames of {frames.pixels} pixels = {frames.patches} patches = "
+        f"{frames.tokens} tokens of the {limit} of inputs.max_prompt_tokens"
+    )
+    if frames.tokens >= limit:
+        told += "; these alone are too many: lower inputs.max_frames or frame_max_pixels, or raise the limit"
+    host = (
+        f"on the host: {s.clips / GIB:.3f} GiB of decoded frames at most (inputs.cached_clips "
+        f"{config.inputs.cached_clips}), {s.prompts / GIB:.3f} GiB of pixel values of prompts"
+    )
+    whole = (
+        [f"a piece holds a whole group ({piece} tokens at full length): the token weights compare its rows"]
+        if piece > config.model.piece_tokens
+        else []
+    )
+    return [found[0], told, *found[1:], *whole, host]

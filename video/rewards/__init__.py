@@ -1,0 +1,1 @@
+"""Rewards of video tasks. `video.rewards.catalogue` registers them; nothing here loads torch."""
