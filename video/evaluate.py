@@ -82,9 +82,12 @@ def choice_metrics(outputs: Sequence[str], records: Sequence[Record]) -> dict[st
 
 
 def _blindable(records: Sequence[Record]) -> list[Record]:
-    """The lettered questions about clips in memory, if each can be given another's clips."""
+    """The lettered questions about clips in memory that can be given another's clips: as many, not the same."""
     lettered = [r for r in records if r.task == "choice" and r.videos and all(isinstance(v, Clip) for v in r.videos)]
-    return lettered if len({(len(r.videos), id(r.videos[0])) for r in lettered}) > 1 else []
+    alike: dict[int, list[tuple[Clip, ...]]] = {}
+    for record in lettered:
+        alike.setdefault(len(record.videos), []).append(record.videos)
+    return [r for r in lettered if any(videos != r.videos for videos in alike[len(r.videos)])]
 
 
 def chance(records: Sequence[Record], config: Config) -> dict[str, float]:

@@ -40,12 +40,14 @@ class Term:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A term before it meets data: the stage that makes its table and the reduction that counts it."""
+    """A term before it meets data: the stage that makes its table and the reduction that counts it. weighted: the
+    channel's weights multiply it (the policy term's always; a penalty's where its recipe says `weighted: true`)."""
 
     name: str
     coef: float
     stage: Bound
     reduce: Bound
+    weighted: bool = False
 
 
 @dataclass
@@ -87,13 +89,19 @@ class Objective:
         self.bounds = bind("bounds", spec.bounds) if spec.bounds else None
         gate = bind("gate", spec.gate)
         reduce = bind("reduce", spec.reduce)
-        self.terms_ = [LossTerm("policy", 1.0, gate, reduce)]
+        self.terms_ = [LossTerm("policy", 1.0, gate, reduce, weighted=True)]
         for p in spec.penalties:
-            bound = bind("penalty", p, ignore=("coef", "reduce"))
+            bound = bind("penalty", p, ignore=("coef", "reduce", "weighted"))
             coef = number(p.get("coef", 1.0), f"recipe {recipe.slug}: penalty {bound.stage.name!r}: coef")
             if coef != 0:  # a coefficient of 0 costs no reference pass
                 own = bind("reduce", p["reduce"]) if "reduce" in p else reduce
-                self.terms_.append(LossTerm(bound.stage.name, coef, bound, own))
+                weighted = p.get("weighted", False)
+                if not isinstance(weighted, bool) or weighted and not self.weight:
+                    raise UserError(
+                        f"recipe {recipe.slug}: penalty {bound.stage.name!r}: weighted must be true or false, and true "
+                        f"needs a `weight`; got {weighted!r}"
+                    )
+                self.terms_.append(LossTerm(bound.stage.name, coef, bound, own, weighted))
         self._check(f"recipe {recipe.slug}", keys, segments)
 
     def _check(self, where: str, keys: frozenset[str] | None, segments: frozenset[str] | None) -> None:
@@ -265,10 +273,10 @@ class Objective:
             result = term.stage(table)
             tables = result if isinstance(result, dict) else {"loss_nt": result}
             loss = tables.pop("loss_nt")
-            if term.name == "policy":
-                loss = loss if weight_nt is None else loss * weight_nt
-            else:
+            if term.name != "policy":
                 tables[f"{term.name}_nt"] = loss
+            if term.weighted and weight_nt is not None:
+                loss = loss * weight_nt
             c = coef[term.name].to(loss)
             part = torch.where(c != 0, loss, torch.zeros_like(loss)).mul(c).sum()
             out.append(Term(term.name, term.coef, part, counts[term.name]))

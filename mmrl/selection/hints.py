@@ -17,10 +17,15 @@ _ANSWER = re.compile(r"<answer>.*?(</answer>|$)", re.DOTALL | re.IGNORECASE)
 _THOUGHT = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL | re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
+#: Letters of options that are English words as well: alone they tell nothing.
+_WORDS = ("A", "I")
+
 
 def answer_text(record: Record) -> str | None:
     """The record's answer in words; None where it is no text or number."""
     answer = record.answer
+    if isinstance(answer, (list, tuple)) and answer and all(isinstance(part, str) for part in answer):
+        answer = ",".join(answer)
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return None
     text = re.sub(r"</?answer>", "", str(answer), flags=re.IGNORECASE).strip()
@@ -35,19 +40,36 @@ def ask(record: Record) -> str | None:
 
 def reasoning(output: Any, record: Record) -> str:
     """The thoughts of an output without its answer: what stands in <think>, else all text; without <answer> and
-    without sentences that speak of an answer or hold the record's (its comma-separated parts, as whole words)."""
+    without sentences that speak of an answer or hold the record's: its comma-separated parts as whole words, or, where
+    these are letters of options (meta `options`), the text behind them."""
     text = str(output)
     found = _THOUGHT.search(text)
     text = _ANSWER.sub("", found.group(1) if found else text)
     said = answer_text(record)
     parts = [] if said is None else [part.strip() for part in said.split(",") if part.strip()]
-    gold = [re.compile(rf"(?<!\w){re.escape(part)}(?!\w)", 0 if len(part) < 3 else re.IGNORECASE) for part in parts]
+    gold = [pattern for part in parts for pattern in _tells(part, record)]
     kept = [
         sentence.strip()
         for sentence in _SENTENCE.split(text)
         if "answer" not in sentence.lower() and not any(pattern.search(sentence) for pattern in gold)
     ]
     return " ".join(sentence for sentence in kept if sentence)
+
+
+def _tells(part: str, record: Record) -> list[re.Pattern[str]]:
+    """What gives away one part of an answer: the part as a whole word, and the option that a letter stands for."""
+    word = rf"(?<!\w){re.escape(part)}(?!\w)"
+    if part in _WORDS:  # named as an option, in a list of letters, or at the end
+        word = rf"\({part}\)|\b(?:option|choice|letter)s? {part}\b|(?<!\w){part}(?=\s*(?:,|and|or)\s*[A-Z]\b)"
+        word += rf"|(?<=[A-Z],){part}\b|(?<=[A-Z], ){part}\b|(?<!\w){part}[.)]?\s*$"
+    found = [re.compile(word, 0 if len(part) < 3 else re.IGNORECASE)]
+    options = record.meta.get("options")
+    place = ord(part) - ord("A") if re.fullmatch("[A-Z]", part) else -1
+    if isinstance(options, (list, tuple)) and 0 <= place < len(options):
+        text = re.sub(r"^\(?[A-Z][).:]?\s+", "", str(options[place])).strip()
+        if text:
+            found.append(re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE))
+    return found
 
 
 def hint(trace: str, share: float) -> str | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
+import torch
 
 from mmrl import recipes
 from mmrl.core.objective import Objective
 from mmrl.core.recipe import parse
 from mmrl.core.registry import Bound, bind
+from mmrl.core.table import Table
 from mmrl.errors import UserError
 from mmrl.selection.base import find
 from mmrl.selection.difficulty import Difficulty
@@ -97,3 +100,26 @@ def test_the_selector_of_the_recipe() -> None:
     assert find(own["name"], own["options"]) is Difficulty
     Difficulty.check(own["options"], columns=["soft"], correct=False)
     assert own["options"]["window"] == 100
+
+
+def test_weights_of_tw_grpo_act_on_its_kl_as_well() -> None:
+    """loss = sum m w (surrogate + beta k3) / sum m, by hand: no advantage, weights 1 and 1.7, log-ratios 0.5 and -1."""
+    objective = build("tw-grpo", options={"penalties__kl__coef": 1.0})
+    logp = torch.tensor([[-1.0, -2.0], [-1.0, -2.0]], dtype=torch.float64, requires_grad=True)
+    table = Table(
+        {
+            "logp_nt": logp,
+            "old_logp_nt": logp.detach(),
+            "ref_logp_nt": logp.detach() + torch.tensor([0.5, -1.0], dtype=torch.float64),
+            "divergence_nt": torch.tensor([[0.0, 0.5], [0.0, 0.5]], dtype=torch.float64),
+            "mask_nt": torch.ones(2, 2, dtype=torch.bool),
+            "adv_nt": torch.zeros(2, 2, dtype=torch.float64),
+        },
+        {"prompt": torch.zeros(2, dtype=torch.long)},
+    )
+    table = objective.widths_and_weights(table)
+    loss = objective.terms(table, *objective.coefficients(table)).loss()
+    k3 = [math.exp(0.5) - 0.5 - 1, math.exp(-1.0) + 1.0 - 1]
+    assert float(loss.detach()) == pytest.approx((k3[0] + 1.7 * k3[1]) / 2, rel=1e-7)  # 1e-8 stands in the min-max
+    with pytest.raises(UserError, match="weighted must be true or false, and true needs a `weight`"):
+        build("token-mean-soft", options={"penalties__kl__weighted": True, "penalties__kl__coef": 1.0})

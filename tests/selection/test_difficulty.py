@@ -216,6 +216,24 @@ def test_reasoning_without_the_answer(output: str, answer: Any, kept: str) -> No
     assert hints.reasoning(output, Record("r", "qa", "p", answer=answer)) == kept
 
 
+LETTERED = {"options": ["(A) red", "B. blue", "C green"]}
+
+
+@pytest.mark.parametrize(
+    ("output", "kept"),
+    [
+        ("A ball enters first. It must be red and green.", "A ball enters first."),
+        ("A ball enters. Options (A) and (C) fit. It is blue?", "A ball enters. It is blue?"),
+        ("A ball enters. So A, C. B is out.", "A ball enters. B is out."),
+        ("A ball enters. So A and C are right. I see C", "A ball enters."),
+    ],
+)
+def test_reasoning_without_right_options(output: str, kept: str) -> None:
+    record = Record("r", "choice", "p", answer="A,C", meta=LETTERED)
+    assert hints.reasoning(output, record) == kept
+    assert hints.reasoning(output, Record("r", "choice", "p", answer=["A", "C"], meta=LETTERED)) == kept
+
+
 def test_hints_grow_with_their_share() -> None:
     words = "one two three four"
     parts = [hints.hint(words, share) for share in (0.0, 0.1, 0.25, 0.5, 1.0)]

@@ -8,6 +8,7 @@ Tasks: choice. Checked with: formula only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ def right_letters(record: Record) -> frozenset[str]:
     if not items or not all(isinstance(item, str) for item in items):
         raise _wrong(record)
     letters = letters_of(",".join(inside_tags(item) for item in items))
-    if "" in letters:
+    if any(not re.fullmatch("[A-Z]", letter) for letter in letters):
         raise _wrong(record)
     return letters
 

@@ -32,6 +32,9 @@ NEVER = -1e8
 #: Ids that are looked at together: a few small tables instead of several as large as the logits.
 BLOCK = 1024
 
+#: What rounding of float32 adds to a divergence, an id of the vocabulary.
+ROUNDING = 1e-12
+
 
 def group_divergence(
     logits_ncv: Tensor, *, mask_nc: Tensor, group_n: Tensor, calibrated: bool = False, active: bool = False
@@ -63,6 +66,8 @@ def group_divergence(
                     calibrated=calibrated,
                     active=active,
                 )
+                if logits.dtype == torch.float32:  # equal members differ by rounding, which the min-max would blow up
+                    found = torch.where(found < ROUNDING * len(drawn_v), torch.zeros_like(found), found)
                 out[rows, :stop] = found.to(out)
         return out
 
