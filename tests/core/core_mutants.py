@@ -502,8 +502,8 @@ MUTANTS = [
     Mutant(
         "weight on every term",
         objective.Objective.terms,
-        'if term.name == "policy"',
-        "if True",
+        "if term.weighted and weight_nt is not None",
+        "if weight_nt is not None",
         (),
         ("weights_scale_the_policy_term_only",),
     ),

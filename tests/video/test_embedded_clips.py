@@ -144,8 +144,9 @@ def test_constants_stay_low() -> None:
 
 
 def test_a_demonstration_word_for_word() -> None:
-    record = make_record(part="train", index=0, demos="exact")
-    assert record.response == f"<think>{', '.join(record.meta['lanes'])}</think><answer>{record.answer}</answer>"
+    record = make_record(part="train", index=4, demos="exact")
+    assert record.meta["lanes"] == ["0 meets 2", "3 comes"] and record.answer == "B,C"
+    assert record.response == "<think>0 meets 2, 3 comes; so 2, 0</think><answer>B,C</answer>"
 
 
 def test_hasty_demonstrations_leave_letters_out_and_nothing_else() -> None:
