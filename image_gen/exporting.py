@@ -6,7 +6,6 @@ the model after fusing the adapter, and with the written folder in a fresh proce
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from image_gen.pipelines import lora
 from image_gen.pipelines.base import PictureModel
 from image_gen.pipelines.components import ComponentsModel
 from image_gen.reloading import Apart, Measured, Probe
-from image_gen.stored import NOTE, Load, Options, base_of, is_lora
+from image_gen.stored import Load, Options, base_of, is_lora, write_note
 from mmrl.errors import UserError
 from mmrl.training.exported import Compared, Exported, Form, Wanted, Words, looks_local
 
@@ -159,7 +158,7 @@ def _save(model: PictureModel, out: Path, *, dtype: torch.dtype, wanted: Wanted,
             parameter.data = parameter.data.to(dtype)
     if wanted.adapter_only:
         model.save_lora(out)
-        (out / NOTE).write_text(json.dumps({"family": family, "base": base}, indent=1) + "\n", encoding="utf-8")
+        write_note(out, family=family, base=base)
     else:
         model.save(out, max_shard_size=wanted.max_shard_size)
     for parameter in written:

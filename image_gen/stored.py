@@ -16,6 +16,7 @@ from image_gen.pipelines.base import PictureModel
 from image_gen.sections import Adapter
 from mmrl.errors import UserError
 from mmrl.training.devices import find_device
+from mmrl.training.precision import is_half
 
 #: Written beside a stored LoRA: what it was trained on.
 NOTE = "mmrl.json"
@@ -79,6 +80,20 @@ def prepared(options: Options, load: Load[M], *, device: str = "auto") -> Ready[
     return Ready(model, without, base if is_stored else None)
 
 
+def save(model: PictureModel, path: Path, *, options: Options, family: str, base: str) -> None:
+    """What a checkpoint holds: the model's whole folder, or its LoRA alone with a note of what it is of."""
+    if options.adapter.kind == "none":
+        model.save(path)
+        return
+    model.save_lora(path)
+    write_note(path, family=family, base=base)
+
+
+def write_note(folder: Path, *, family: str, base: str | None) -> None:
+    """Say beside a LoRA which family it is of, and of which model."""
+    (folder / NOTE).write_text(json.dumps({"family": family, "base": base}, indent=1) + "\n", encoding="utf-8")
+
+
 def _take_stored_values(model: PictureModel, options: Options) -> None:
     """A stored adapter keeps its size: write it into the options, so that the run's own config.yaml tells what was
     trained. Raises UserError for values that were asked for and are not the stored ones."""
@@ -122,6 +137,5 @@ def base_of(options: Options) -> str:
 def _dtypes(options: Options, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
     """(frozen parts, transformer): float32 for everything that may train; what only rests, on a GPU under autocast, is
     in bfloat16."""
-    amp = options.autocast == "bf16" or (options.autocast == "auto" and device.type == "cuda")
-    resting = torch.bfloat16 if amp and device.type == "cuda" else torch.float32
+    resting = torch.bfloat16 if is_half(options.autocast, device) and device.type == "cuda" else torch.float32
     return resting, resting if options.adapter.kind == "lora" else torch.float32

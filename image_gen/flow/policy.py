@@ -6,7 +6,6 @@ piece.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from image_gen import stored
 from image_gen.conditions import Conditions, prompt_of
 from image_gen.flow import windows
 from image_gen.flow.config import Inputs, Model, Sampling
@@ -23,7 +23,6 @@ from image_gen.flow.divergence import gaussian_kl
 from image_gen.flow.sampler import Denoised, Trajectory, Velocity, denoise, scored_steps
 from image_gen.flow.steps import Rule, Transition, guided_velocity, log_prob, make_rule, row_mean, transition
 from image_gen.pipelines.base import ImageModel
-from image_gen.stored import NOTE
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError
@@ -348,12 +347,7 @@ class FlowPolicy(Policy):
 
     def save(self, path: Path) -> None:
         """A LoRA that plain diffusers takes by `load_lora_weights`, or the whole pipeline's folder."""
-        if self.options.adapter.kind == "none":
-            self.model.save(path)
-            return
-        self.model.save_lora(path)
-        note = json.dumps({"family": "flow", "base": self.base}, indent=1)
-        (path / NOTE).write_text(note + "\n", encoding="utf-8")
+        stored.save(self.model, path, options=self.options, family="flow", base=self.base)
 
     # people
 

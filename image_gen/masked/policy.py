@@ -8,7 +8,6 @@ Axes: N images, L positions of a canvas, T decoding steps, V = 4 schedule variab
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from image_gen import stored
 from image_gen.conditions import Conditions, prompt_of
 from image_gen.masked import decoding, pieces, steps
 from image_gen.masked.config import Inputs, Model, Sampling
@@ -26,7 +26,6 @@ from image_gen.masked.rows import Decoding, canvas_before
 from image_gen.masked.schedule import actions, beside
 from image_gen.masked.schedule.base import Schedule
 from image_gen.masked.schedule.targets import mixing_guidance
-from image_gen.stored import NOTE
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError
@@ -330,12 +329,7 @@ class MaskedPolicy(Policy):
 
     def save(self, path: Path) -> None:
         """The model's folder, or a LoRA alone, with `schedule/` beside it."""
-        if self.options.adapter.kind == "none":
-            self.model.save(path)
-        else:
-            self.model.save_lora(path)
-            note = json.dumps({"family": "masked", "base": self.base}, indent=1)
-            (path / NOTE).write_text(note + "\n", encoding="utf-8")
+        stored.save(self.model, path, options=self.options, family="masked", base=self.base)
         self.schedule.save(path / beside.FOLDER)
 
     # people

@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from mmrl.config import Config
+from mmrl.config import Config, typed
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.training.devices import find_device
 from mmrl.training.exported import Exported, Wanted
+from mmrl.training.precision import is_half
 from mmrl.vlm import loading, lora
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.config import Adapter, Inputs, Model, Sampling
@@ -33,18 +34,10 @@ def load_policy(config: Config) -> VlmPolicy:
 
 def from_config(config: Config, kind: type[P], inputs_section: type[Inputs]) -> P:
     """The policy of class `kind` from a configuration whose `inputs` are of that section."""
-    options = config.model if isinstance(config.model, Model) else Model.model_validate(config.model)
-    sampling = (
-        config.sampling if isinstance(config.sampling, Sampling) else Sampling.model_validate(config.sampling or {})
-    )
-    inputs = (
-        config.inputs
-        if isinstance(config.inputs, inputs_section)
-        else inputs_section.model_validate(config.inputs or {})
-    )
+    options, inputs = typed(config.model, Model), typed(config.inputs, inputs_section)
     if config.distributed.mode == "fsdp2":
         form_in_shards(options)
-    return load_as(kind, options, sampling, inputs, device=config.device)
+    return load_as(kind, options, typed(config.sampling, Sampling), inputs, device=config.device)
 
 
 def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "auto") -> VlmPolicy:
@@ -89,8 +82,11 @@ def load_as(kind: type[P], options: Model, sampling: Sampling, inputs: Inputs, *
 
 def _dtype(options: Model, device: torch.device) -> torch.dtype:
     """float32 for everything that may train; a base below an adapter, on a GPU under autocast, rests in bfloat16."""
-    amp = options.autocast == "bf16" or (options.autocast == "auto" and device.type == "cuda")
-    return torch.bfloat16 if amp and device.type == "cuda" and options.adapter.kind == "lora" else torch.float32
+    return (
+        torch.bfloat16
+        if is_half(options.autocast, device) and device.type == "cuda" and options.adapter.kind == "lora"
+        else torch.float32
+    )
 
 
 def _with_stored_adapter(model: Any, path: str, options: Model) -> Any:

@@ -15,7 +15,7 @@ import torch
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError, nearest
-from mmrl.training import weights
+from mmrl.training import precision, weights
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope
 from mmrl.training.reference import Reference
 from mmrl.training.rollouts import Request, Rollouts
@@ -237,14 +237,10 @@ class VlmPolicy(Policy):
 
     @property
     def _amp(self) -> bool:
-        if self.options.autocast == "auto":
-            return self.shape.device.type == "cuda"
-        return self.options.autocast == "bf16"
+        return precision.is_half(self.options.autocast, self.shape.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if not self._amp:
-            return nullcontext()
-        return torch.autocast(self.shape.device.type, dtype=torch.bfloat16)
+        return precision.autocast(self.options.autocast, self.shape.device)
 
     @property
     def _trains_in_train_mode(self) -> bool:
