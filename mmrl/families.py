@@ -23,7 +23,7 @@ class Family:
     entry.export(config, out, wanted, record) -> Exported         optional; a folder that its ecosystem loads
     entry.generate(checkpoint, *, <options of the command that the family takes>) -> list[Path]     optional
     entry.look(record, config, *, whole)        optional; when records are read: its files opened, with `whole` all that
-                                                will be seen of them; RecordError for one that cannot be used. Without
+                                                will be seen of them; UserError for one that cannot be used. Without
                                                 a configuration (None) by the defaults
     entry.check(config)                         optional; what no single key shows, before weights load
     config.memory_lines(config, recipe, *, ranks) -> list[str]    optional; the memory estimate of a dry run, no torch

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from mmrl.config import Config
+from mmrl.config import Config, RewardSpec
 from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError
+from mmrl.rewards.plan import record_check
 from video.clips import Clip
 from video.config import Inputs
 from video.frames import spec_of, times_of
 from video.reading import fitted, look, read
+from video.rewards import catalogue  # noqa: F401  (registers the rewards that `auto` stands for)
+from video.rewards.choice import right_letters
 
 #: Sides of frames while weights are not loaded yet: patches of 14 pixels, merged 2 x 2.
 _FACTOR = 28
+_BY_DEFAULT = record_check([RewardSpec(name="auto")])
 
 
 def inputs_of(config: Config) -> Inputs:
@@ -34,6 +38,17 @@ def check(config: Config) -> None:
             f"inputs.video_max_pixels: {inputs.video_max_pixels} leaves no {_FACTOR} x {_FACTOR} pixels to each of "
             f"{least} frames; raise it, or take fewer frames"
         )
+
+
+def check_answer(record: Record, config: Config | None, *, whole: bool) -> None:
+    """The answer, where no reward of the run does it: without a configuration what the default rewards need, and the
+    letters of held-out questions (`whole`), which are measured whatever the rewards. Raises UserError."""
+    if record.answer is None:
+        return
+    if config is None:
+        _BY_DEFAULT(record)
+    if whole and record.task == "choice":
+        right_letters(record)
 
 
 def check_record(record: Record, inputs: Inputs, *, whole: bool) -> None:

@@ -15,7 +15,7 @@ from mmrl.training.exported import Exported, Wanted
 from mmrl.vlm.config import Model, Sampling
 from mmrl.vlm.family import from_config, load_as
 from video.check import check as check
-from video.check import check_record, inputs_of
+from video.check import check_answer, check_record, inputs_of
 from video.clips import Clip
 from video.config import Inputs
 from video.frames import Spec
@@ -38,7 +38,9 @@ def load(options: Model, sampling: Sampling, inputs: Inputs, *, device: str = "a
 
 
 def look(record: Record, config: Config | None, *, whole: bool) -> None:
-    """Looks at the record's videos when it is read; without a configuration by the defaults. Raises RecordError."""
+    """Looks at the record's answer and videos when it is read; without a configuration by the defaults. Raises
+    UserError."""
+    check_answer(record, config, whole=whole)
     check_record(record, Inputs() if config is None else inputs_of(config), whole=whole)
 
 

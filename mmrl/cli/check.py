@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,10 @@ import typer
 from mmrl.errors import UserError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from mmrl.config import Config
+    from mmrl.data.check import Report
     from mmrl.data.records import Record
 
 
@@ -30,24 +32,58 @@ def check_data(
         None,
         help="answer: for rewards (default); response: for the recipe sft; prompt: nothing more (default for .txt).",
     ),
+    config: str | None = typer.Option(
+        None, "--config", help="Check as a run of this configuration reads: its inputs, limits, rewards, and recipe."
+    ),
 ) -> None:
     """Read every record, decode every picture and the frames of every video, list all problems."""
-    from mmrl.data.check import check_file
-
-    report = check_file(file, require=None if require is None else require.value, further=_look_at_videos)
-    for line in report.lines:
+    report, settings = _by_defaults(file, require) if config is None else _as_configured(file, require, config)
+    for line in [*report.lines, *settings]:
         typer.echo(line)
     if report.n_bad:
         total = report.n_bad + report.n_ok
         raise UserError(f"{file}: {report.n_bad} of {total} records are bad, listed above; mend or remove them")
 
 
-def _look_at_videos(record: Record) -> None:
-    """As a run with the default inputs would read them."""
-    if record.videos:
-        from mmrl import families
+def _by_defaults(file: Path, require: Require | None) -> tuple[Report, list[str]]:
+    """(what a run with the default inputs would find, which those are where they matter)."""
+    from mmrl import families
+    from mmrl.data.check import check_file
 
-        families.entry("video").look(record, None, whole=True)
+    seen = False
+
+    def look_at_videos(record: Record) -> None:
+        nonlocal seen
+        if record.videos:
+            seen = True
+            families.entry("video").look(record, None, whole=True)
+
+    report = check_file(file, require=None if require is None else require.value, further=look_at_videos)
+    if not seen:
+        return report, []
+    defaults = families.config_module("video").Inputs()
+    return report, [f"videos read with the default inputs; --config CONFIG takes those of a run: {_told(defaults)}"]
+
+
+def _as_configured(file: Path, require: Require | None, name: str) -> tuple[Report, list[str]]:
+    """(what a run of the configuration would find, its inputs)."""
+    from mmrl import config_io
+    from mmrl.data.check import check_file
+    from mmrl.training.setup import check_family, load_extensions, look_of, needed, picture_limits
+
+    config = config_io.resolve(name)
+    load_extensions(config)
+    check_family(config)
+    imitates = config_io.recipe_of(config).experience == "records" if require is None else require is Require.response
+    further = look_of(config, whole=True, rewarded=not imitates)
+    wanted = needed(config, imitation=imitates) if require is None else require.value
+    report = check_file(file, require=wanted, further=further, **picture_limits(config))
+    return report, [f"read as {name} says, family {config.family}, recipe {config.recipe}: {_told(config.inputs)}"]
+
+
+def _told(inputs: BaseModel) -> str:
+    values = inputs.model_dump().items()
+    return ", ".join(f"inputs.{key} {'none' if value is None else value}" for key, value in values) or "no inputs"
 
 
 def check_reward(
@@ -92,15 +128,14 @@ def data_problems(source: str, config: Config) -> list[str]:
     """Problems of one `data` entry of a configuration: an embedded set or a file."""
     from mmrl import config_io, families
     from mmrl.data.check import check_file
-    from mmrl.training.setup import needed, picture_limits
+    from mmrl.training.setup import look_of, needed, picture_limits
 
     imitates = config_io.recipe_of(config).experience == "records"
     try:
         if not Path(source).exists():
             families.entry(config.family).builtin(source)
             return []
-        own = getattr(families.entry(config.family), "look", None)
-        further = None if own is None else partial(own, config=config, whole=True)
+        further = look_of(config, whole=True, rewarded=not imitates)
         require = needed(config, imitation=imitates)
         return check_file(Path(source), require=require, further=further, **picture_limits(config)).problems
     except UserError as error:

@@ -89,7 +89,8 @@ def _look(look: Callable[[Record], None], record: Record, where: str) -> None:
     try:
         look(record)
     except UserError as error:
-        problem = error.problem if isinstance(error, RecordError) else str(error)
+        named = f"record {record.id!r}: "  # once is enough
+        problem = error.problem if isinstance(error, RecordError) else str(error).removeprefix(named)
         raise UserError(f"{where} (record {record.id!r}): {problem}") from error
 
 

@@ -6,12 +6,14 @@ Loads no torch by itself.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmrl.data.answers import inside_tags
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.plugins import import_function
@@ -39,6 +41,8 @@ OUTPUTS = {
     "many tags": "<think>" * 500 + "<answer>" * 500,
     "very long": "<think>" + "so then " * 20_000 + "</think><answer>A380</answer>",
 }
+#: The name of one more output for each record with an answer: that answer.
+RIGHT = "the record's answer"
 
 RECORDS = {
     "detection": Record("check-detection", "detection", "Find the bus.", answer=[[10, 20, 110, 220]]),
@@ -67,7 +71,8 @@ def check_reward(
 ) -> Checked:
     """Check the function named `module:function`. `records`: the user's own, instead of one per known task.
 
-    Raises UserError when it cannot be imported or called with these options at all.
+    Raises UserError when it cannot be imported or called with these options at all, and for a record whose answer it
+    cannot compare with.
     """
     function = import_function(target)
     one = _definition(target, function)
@@ -76,6 +81,10 @@ def check_reward(
         records = [r for task, r in RECORDS.items() if one.applies(task)]
         if not records:
             raise UserError(f"{target}: it is for the tasks {', '.join(one.tasks)}; give a data file with such records")
+    if one.check is not None:
+        for record in records:
+            if one.applies(record.task):
+                one.check(record)
     return Checked(one.name, *_check(one, bound, records))
 
 
@@ -89,9 +98,10 @@ def _definition(target: str, function: Callable[..., Any]) -> RewardDef:
 
 
 def _check(one: RewardDef, options: Mapping[str, Any], records: Sequence[Record]) -> tuple[list[str], list[str]]:
-    names = [name for name in OUTPUTS for _ in records]
-    outputs = [OUTPUTS[name] for name in names]
-    rows = [r for _ in OUTPUTS for r in records]
+    answered = [r for r in records if r.answer is not None]
+    names = [name for name in OUTPUTS for _ in records] + [RIGHT] * len(answered)
+    outputs = [OUTPUTS[name] for name in OUTPUTS for _ in records] + [_right(r) for r in answered]
+    rows = [r for _ in OUTPUTS for r in records] + answered
     info = [
         {"length": len(text.split()), "finished": name != "cut off", "sample": i}
         for i, (name, text) in enumerate(zip(names, outputs, strict=True))
@@ -107,6 +117,13 @@ def _check(one: RewardDef, options: Mapping[str, Any], records: Sequence[Record]
     if not _takes_empty(one, options):
         problems.append("it fails on an empty batch; return []")
     return problems, _notes(one, first, milliseconds)
+
+
+def _right(record: Record) -> str:
+    """The record's own answer as a model may write it: text as it is, anything else as JSON."""
+    answer = record.answer
+    text = inside_tags(answer) if isinstance(answer, str) else json.dumps(answer, default=str)
+    return f"<think>as told</think><answer>{text}</answer>"
 
 
 def _faults(found: Sequence[Row], names: Sequence[str], rows: Sequence[Record]) -> list[str]:

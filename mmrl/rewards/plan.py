@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mmrl.config import RewardSpec
+from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
-from mmrl.rewards.registry import RewardDef, bind_options, find, known_tasks, task_rewards
+from mmrl.rewards.registry import Check, RewardDef, bind_options, find, known_tasks, registered, task_rewards
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,28 @@ def check_task(plan: Sequence[Component], task: str) -> None:
             f"rewards: none of the rewards of this run ({listed}) applies to records of task {task!r}; "
             "add one under `rewards.components`, or use `auto`"
         )
+
+
+def record_check(specs: Sequence[RewardSpec]) -> Callable[[Record], None]:
+    """A function that raises UserError for a record that a reward of `specs` would score and cannot: what the rewards
+    themselves `check`. Unknown names, and tasks without a reward, are left to `make_plan`."""
+    by_task: dict[str, list[Check]] = {}
+
+    def check(record: Record) -> None:
+        if record.task not in by_task:
+            by_task[record.task] = _checks(specs, record.task)
+        for one in by_task[record.task]:
+            one(record)
+
+    return check
+
+
+def _checks(specs: Sequence[RewardSpec], task: str) -> list[Check]:
+    known = registered()
+    automatic = task_rewards(task) if task in known_tasks() else ()
+    names = dict.fromkeys(name for spec in specs for name in (automatic if spec.name == "auto" else (spec.name,)))
+    used = [known[name] for name in names if name in known]
+    return [one.check for one in used if one.check is not None and one.applies(task)]
 
 
 def _auto(spec: RewardSpec, tasks: Sequence[str]) -> list[Component]:

@@ -17,9 +17,12 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
 
+from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 
 Function = Callable[..., Any]
+#: Raises UserError for a record whose answer a reward cannot compare with; what it returns is not looked at.
+Check = Callable[[Record], object]
 _BUILTIN = ("detection", "classification", "grounding", "counting", "format", "overlong", "detection_peers", "rec")
 
 
@@ -31,6 +34,7 @@ class RewardDef:
     components  names of its columns when it returns a dict; empty = one column named like the reward.
     rowwise     every row is scored on its own: batches may be cut for workers and to find a bad row.
     cacheable   the score depends on output and record only (not on info).
+    check       called on every record of its tasks while the data are read, before any weights load.
     """
 
     name: str
@@ -39,6 +43,7 @@ class RewardDef:
     components: tuple[str, ...] = ()
     rowwise: bool = True
     cacheable: bool = True
+    check: Check | None = None
 
     def applies(self, task: str) -> bool:
         return not self.tasks or task in self.tasks
@@ -60,6 +65,7 @@ def reward(
     components: Iterable[str] = (),
     rowwise: bool = True,
     cacheable: bool = True,
+    check: Check | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator: register a reward under `name`. The function itself stays a plain function."""
 
@@ -73,7 +79,7 @@ def reward(
         if name == "auto" or "/" in name:
             raise UserError(f"reward {name!r}: the name 'auto' and the sign '/' are taken; choose another name")
         option_defaults(function, name)
-        _REWARDS[name] = RewardDef(name, function, tuple(tasks), tuple(components), rowwise, cacheable)
+        _REWARDS[name] = RewardDef(name, function, tuple(tasks), tuple(components), rowwise, cacheable, check)
         return function
 
     return register

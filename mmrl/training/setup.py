@@ -18,6 +18,7 @@ from mmrl.data.records import Record
 from mmrl.data.rows import Require
 from mmrl.errors import UserError
 from mmrl.plugins import load_plugins
+from mmrl.rewards.plan import record_check
 from mmrl.rewards.score import Scorer
 from mmrl.selection.base import Selector
 from mmrl.selection.base import find as find_selector
@@ -38,6 +39,11 @@ def prepare_machine(config: Config) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     random_states.seed(config.seed)
+    load_extensions(config)
+
+
+def load_extensions(config: Config) -> None:
+    """Plug-ins, native stages and rewards of the family."""
     load_plugins(config.plugins)
     for module in families.family(config.family).extra_stages:
         importlib.import_module(module)
@@ -54,8 +60,9 @@ def load_records(
     """`which`: train or eval. Files are read as JSONL; `digits:train` and the like come with the family.
 
     Pictures and videos are looked at while reading: the headers of train, every pixel of eval (they are all decoded
-    before the first step anyway). `require`: what a record must have; default what the family's rewards need.
-    `skipped` gets a line per record left out (only with data.on_error: skip).
+    before the first step anyway). So are the answers that the run's rewards will compare with. `require`: what a record
+    must have; default what the family's rewards need. `skipped` gets a line per record left out (only with
+    data.on_error: skip).
     """
     require = require or needed(config)
     source = getattr(config.data, which)
@@ -66,7 +73,8 @@ def load_records(
     for name in filter(config_io.is_embedded, names):
         out += families.entry(config.family).builtin(name)
     limits = picture_limits(config)
-    own = getattr(families.entry(config.family), "look", None)
+    imitated = which == "train" and config_io.recipe_of(config).experience == "records"
+    further = look_of(config, whole=which == "eval", rewarded=not imitated)
 
     def look(record: Record) -> None:
         for image in record.images:
@@ -74,8 +82,7 @@ def load_records(
                 open_image(image, **limits)
             else:
                 check_header(image, **limits)
-        if own is not None:
-            own(record, config, whole=which == "eval")
+        further(record)
 
     files = [Path(name) for name in names if not config_io.is_embedded(name)]
     if files:  # all at once: an id that stands in two files is found
@@ -92,6 +99,21 @@ def load_records(
     if which == "eval" and config.data.eval_records:
         out = out[: config.data.eval_records]
     return out
+
+
+def look_of(config: Config, *, whole: bool, rewarded: bool) -> Callable[[Record], None]:
+    """What is looked at of a record besides its pictures: with `rewarded` that its answer suits the rewards of the run,
+    and what the family looks at (its videos; `whole` as in `entry.look`). The function raises UserError."""
+    own = getattr(families.entry(config.family), "look", None)
+    check = record_check(config.rewards.components) if rewarded else None
+
+    def look(record: Record) -> None:
+        if check is not None:
+            check(record)
+        if own is not None:
+            own(record, config, whole=whole)
+
+    return look
 
 
 def needed(config: Config, *, imitation: bool = False) -> Require:

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-sys.path[:0] = [str(Path(__file__).parent.parent / name) for name in ("distributed", "training", "vlm", "image_flow")]
+sys.path[:0] = [
+    str(Path(__file__).parent.parent / name) for name in ("distributed", "training", "vlm", "image_flow", "video")
+]
 
 import torch  # noqa: E402
 

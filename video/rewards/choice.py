@@ -49,7 +49,7 @@ def soft_score(said: frozenset[str], right: frozenset[str], *, form: Literal["of
     return len(said) / len(right) if said <= right else 0.0
 
 
-@reward("choice", tasks=("choice",))
+@reward("choice", tasks=("choice",), check=right_letters)
 def choice_reward(
     outputs: Sequence[str],
     records: Sequence[Record],
@@ -69,7 +69,7 @@ def choice_reward(
     ]
 
 
-@reward("choice_exact", tasks=("choice",))
+@reward("choice_exact", tasks=("choice",), check=right_letters)
 def choice_exact_reward(
     outputs: Sequence[str], records: Sequence[Record], info: Sequence[dict[str, Any]]
 ) -> list[float]:

@@ -36,7 +36,7 @@ def right_number(record: Record) -> float:
     return float(value)
 
 
-@reward("number", tasks=("number",))
+@reward("number", tasks=("number",), check=right_number)
 def number_reward(
     outputs: Sequence[str],
     records: Sequence[Record],
@@ -52,7 +52,7 @@ def number_reward(
     return values
 
 
-@reward("regression", tasks=("regression",))
+@reward("regression", tasks=("regression",), check=right_number)
 def regression_reward(outputs: Sequence[str], records: Sequence[Record], info: Sequence[dict[str, Any]]) -> list[float]:
     """max(0, 1 - |said - right| / |right|), in [0, 1]; where right is 0, 1 for 0 and else 0. No number: 0."""
     values = []

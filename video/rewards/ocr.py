@@ -22,7 +22,7 @@ def error_rate(said: Sequence[str], right: Sequence[str]) -> float:
     return edit_distance(right, said) / len(right)
 
 
-@reward("ocr_words", tasks=("ocr",))
+@reward("ocr_words", tasks=("ocr",), check=right_texts)
 def ocr_words_reward(
     outputs: Sequence[str],
     records: Sequence[Record],

@@ -41,7 +41,15 @@ def likeness(said: Sequence[str], right: Sequence[str], kind: Kind) -> float:
     return rouge_l(said, right) if kind == "l" else rouge_n(said, right, int(kind))
 
 
-@reward("rouge", tasks=("open-ended",))
+def right_words(record: Record, unit: Unit = "word") -> list[list[str]]:
+    """The words of each accepted text. Raises UserError for one without any."""
+    right = [words_folded(text, unit) for text in right_texts(record)]
+    if not all(right):
+        raise UserError(f"record {record.id!r}: answer {record.answer!r:.60} has no letter or digit to compare")
+    return right
+
+
+@reward("rouge", tasks=("open-ended",), check=right_words)
 def rouge_reward(
     outputs: Sequence[str],
     records: Sequence[Record],
@@ -60,8 +68,5 @@ def rouge_reward(
     values = []
     for output, record in zip(outputs, records, strict=True):
         said = words_folded(answer_text(output), unit)
-        right = [words_folded(text, unit) for text in right_texts(record)]
-        if not all(right):
-            raise UserError(f"record {record.id!r}: answer {record.answer!r:.60} has no letter or digit to compare")
-        values.append(max(likeness(said, words, kind) for words in right))
+        values.append(max(likeness(said, right, kind) for right in right_words(record, unit)))
     return values

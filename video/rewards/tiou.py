@@ -12,12 +12,17 @@ from typing import Any, Literal
 from mmrl.data.records import Record
 from mmrl.rewards.parse import answer_text
 from mmrl.rewards.registry import reward
-from video.rewards.segments import matched_tiou, read_segments, segments_answer, set_tiou, tiou
+from video.rewards.segments import Segment, matched_tiou, read_segments, segments_answer, set_tiou, tiou
 
 Several = Literal["set", "matched", "any"]
 
 
-@reward("tiou", tasks=("grounding-time",))
+def right_segments(record: Record) -> list[Segment]:
+    """The record's answer, [start, end] or [[start, end], ...] in seconds. Raises UserError for anything else."""
+    return segments_answer(record.answer, f"record {record.id!r}")
+
+
+@reward("tiou", tasks=("grounding-time",), check=right_segments)
 def tiou_reward(
     outputs: Sequence[str],
     records: Sequence[Record],
@@ -38,7 +43,7 @@ def tiou_reward(
 
 
 def _score(output: str, record: Record, several: Several) -> float:
-    right = segments_answer(record.answer, f"record {record.id!r}")
+    right = right_segments(record)
     said, pairs = read_segments(answer_text(output))
     if not said:
         return 0.0

@@ -67,7 +67,12 @@ def _frame(key: Any) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
-@reward("tracking_iou", tasks=("tracking",))
+def right_track(record: Record) -> dict[float, Box]:
+    """Frame (or time) -> box of the record's answer. Raises UserError."""
+    return track_answer(record.answer, f"record {record.id!r}")
+
+
+@reward("tracking_iou", tasks=("tracking",), check=right_track)
 def tracking_iou_reward(
     outputs: Sequence[str], records: Sequence[Record], info: Sequence[dict[str, Any]]
 ) -> list[float]:
@@ -79,7 +84,7 @@ def tracking_iou_reward(
     """
     values = []
     for output, record in zip(outputs, records, strict=True):
-        right = track_answer(record.answer, f"record {record.id!r}")
+        right = right_track(record)
         said = read_track(answer_text(output), list(right))
         values.append(sum(iou(said[frame], box) for frame, box in right.items() if frame in said) / len(right))
     return values
