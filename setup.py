@@ -19,6 +19,7 @@ setup(
         "mmrl": ["**/*.safetensors", "**/*.json", "**/*.jinja"],
         "image_gen": ["**/*.safetensors", "**/*.json"],
         "dlm": ["**/*.safetensors", "**/*.json", "**/*.jinja"],
+        "video": ["**/*.safetensors", "**/*.json", "**/*.jinja"],
         "mmrl.configs": ["**/*.yaml", "**/*.json", "**/*.jsonl", "**/*.txt"],
     },
 )

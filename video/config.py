@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +11,10 @@ from mmrl.vlm.config import SAMPLES_A_DEMONSTRATION as SAMPLES_A_DEMONSTRATION
 from mmrl.vlm.config import Inputs as PictureInputs
 from mmrl.vlm.config import Model as Model
 from mmrl.vlm.config import Sampling as Sampling
+from mmrl.vlm.embedded_models import EMBEDDED
 from video.memory import describe as memory_lines  # noqa: F401  (the estimate of --dry-run)
+
+EMBEDDED["embedded:video"] = Path(__file__).parent / "embedded" / "start"
 
 
 class Inputs(PictureInputs):

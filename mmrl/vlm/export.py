@@ -14,6 +14,7 @@ from mmrl.errors import UserError
 from mmrl.training.exported import Exported, Wanted, largest_difference, public_name
 from mmrl.vlm import loading, merge
 from mmrl.vlm.config import Inputs, Model
+from mmrl.vlm.embedded_models import resolve
 from mmrl.vlm.lora import quiet_peft
 from mmrl.vlm.reload import Probe
 
@@ -26,7 +27,7 @@ def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exporte
     """
     options = Model.model_validate(config.model.model_dump() | {"attention": "sdpa"})
     inputs = config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
-    adapter = loading.is_adapter(loading.resolve(options.path))
+    adapter = loading.is_adapter(resolve(options.path))
     if wanted.adapter_only and not adapter:
         raise UserError("--adapter-only: this run trained the model itself, there is no adapter; leave the option out")
     model, processor, base = _load(options, inputs)
@@ -64,7 +65,7 @@ def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exporte
 
 def _load(options: Model, inputs: Inputs) -> tuple[Any, Any, str]:
     """Model (wrapped, where there is an adapter), processor, and the folder or id of the base model."""
-    path = loading.resolve(options.path)
+    path = resolve(options.path)
     loading.check_folder(path)
     base = loading.base_of(path, options.base)
     model: Any = loading.load_model(base, options, dtype=torch.float32)
@@ -131,7 +132,7 @@ def usage(options: Model, inputs: Inputs, prompt: Any, *, adapter_only: bool) ->
     if adapter_only:
         name = public_name(loading.adapter_base(options))
         base = f"resolve({ascii(name)})" if name.startswith("embedded:") else ascii(name)
-        lines += ["from mmrl.vlm.loading import resolve"] if name.startswith("embedded:") else []
+        lines += ["from mmrl.vlm.embedded_models import resolve"] if name.startswith("embedded:") else []
         lines += ["from peft import PeftModel"]
     lines += [
         "from PIL import Image",

@@ -16,6 +16,7 @@ from mmrl.training.precision import is_half
 from mmrl.vlm import loading, lora
 from mmrl.vlm.adapters import Shape
 from mmrl.vlm.config import Adapter, Inputs, Model, Sampling
+from mmrl.vlm.embedded_models import resolve
 from mmrl.vlm.generate import generate as generate
 from mmrl.vlm.merge import merged
 from mmrl.vlm.policy import VlmPolicy, form_in_shards, shared_prefix_form
@@ -55,7 +56,7 @@ def load_as(kind: type[P], options: Model, sampling: Sampling, inputs: Inputs, *
     if options.adapter.kind == "lora" and options.freeze:
         raise UserError("model.freeze: LoRA trains the adapter only; remove `freeze` or set model.adapter.kind to none")
     where = find_device(device)
-    path = loading.resolve(options.path)
+    path = resolve(options.path)
     loading.check_folder(path)
     stored_adapter = loading.is_adapter(path)
     base = loading.base_of(path, options.base)

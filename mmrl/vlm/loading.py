@@ -13,18 +13,7 @@ from mmrl.training import model_folder
 from mmrl.training.model_folder import adapter_config, bars, check_folder, is_adapter, quiet, reading, stored_bytes
 from mmrl.vlm.adapters import SUPPORTED
 from mmrl.vlm.config import Inputs, Model
-
-#: Models inside the packages. A family that stands on this one adds its own.
-EMBEDDED = {"embedded:vlm": Path(__file__).parent / "embedded"}
-
-
-def resolve(path: str) -> str:
-    """`embedded:vlm` -> the folder inside the package; anything else stays."""
-    if path in EMBEDDED:
-        return str(EMBEDDED[path])
-    if path.startswith("embedded:"):
-        raise UserError(f"model.path: unknown embedded model {path!r}; valid: {', '.join(sorted(EMBEDDED))}")
-    return path
+from mmrl.vlm.embedded_models import resolve
 
 
 def base_of(path: str, given: str | None = None) -> str:

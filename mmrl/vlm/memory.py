@@ -25,6 +25,7 @@ from mmrl.training.memory import (
     rows_per_rank,
     table,
 )
+from mmrl.vlm.embedded_models import resolve
 
 #: Logits that the output layer makes at once on a GPU (`mmrl.core.head_blocks.ELSEWHERE`, which loads torch).
 HEAD_BLOCK = 1 << 25
@@ -88,7 +89,7 @@ class Shape:
 
 def shape_of(path: str) -> Shape | None:
     """The shape of a model folder (its config.json) or of one named in configs/models/qwen_vl.yaml; None if unknown."""
-    folder = embedded_folder(path) if path.startswith("embedded:") else Path(path)
+    folder = Path(resolve(path))
     if folder.is_dir():
         file = folder / "config.json"
         if not file.is_file():
@@ -98,11 +99,6 @@ def shape_of(path: str) -> Shape | None:
     if row is None:
         return None
     return Shape(**{k: v for k, v in row.items() if k != "source"}, source=row["source"])
-
-
-def embedded_folder(path: str) -> Path:
-    """`embedded:vlm` -> the checkpoint inside the package."""
-    return Path(__file__).resolve().parent.parent / path.removeprefix("embedded:") / "embedded"
 
 
 def shape_from_json(config: Mapping[str, Any], *, source: str) -> Shape | None:

@@ -80,7 +80,7 @@ def test_digits_that_pass_exchange_their_places() -> None:
 
         assert far(lane[-1, :, 32:], left) + far(lane[-1, :, :16], right) < 0.5 * far(left, right)
         a, b = story.lanes[1].digits
-        assert story.lanes[1].at_end() == (b, a) and story.lanes[1].read() == f"{a} passes {b}"
+        assert story.lanes[1].read() == f"{a} passes {b}"
 
 
 def test_digits_move() -> None:
@@ -95,20 +95,13 @@ def test_digits_move() -> None:
 # ---- questions -----------------------------------------------------------------------------------------------------
 
 
-def _true_of(kind: str, digit: int, lanes: list[str], prompt: str) -> bool:
+def _true_of(kind: str, digit: int, lanes: list[str]) -> bool:
     """Told from the lanes as text, apart from the code that makes the questions."""
     words = [lane.split() for lane in lanes]
     shown = [int(w) for lane in words for w in lane if w.isdigit()]
     mine = next((lane for lane in words if str(digit) in lane), [])
     if kind in ("seen", "never"):
         return (digit in shown) == (kind == "seen")
-    if kind == "beside":
-        head = prompt.split("\n")[0].split()
-        side, asked = head[3], head[5]
-        if asked not in mine or len(mine) != 3:
-            return False
-        order = [mine[0], mine[2]] if mine[1] == "meets" else [mine[2], mine[0]]
-        return order == ([str(digit), asked] if side == "left" else [asked, str(digit)])
     if kind == "stay":
         return bool(mine) and mine[1] in ("stays", "meets", "passes")
     return bool(mine) and mine[1] == {"come": "comes", "leave": "leaves", "meet": "meets", "pass": "passes"}[kind]
@@ -120,17 +113,16 @@ def test_answers_are_right_by_construction() -> None:
         options = {line[0]: int(line[2:]) for line in lines}
         assert list(options) == list("ABCDE"[: len(lines)]) and len(lines) in (4, 5)
         assert len(set(options.values())) == len(options)
-        right = [k for k, d in options.items() if _true_of(record.meta["type"], d, record.meta["lanes"], record.prompt)]
+        right = [k for k, d in options.items() if _true_of(record.meta["type"], d, record.meta["lanes"])]
         assert record.answer == ",".join(right) and 1 <= len(right) <= min(3, len(options) - 2)
         assert record.prompt.endswith(questions.FORMAT)
 
 
 def test_kinds_take_turns_and_many_answers_are_several_letters() -> None:
-    made = make_records(part="eval", n=800)
+    made = make_records(part="eval", n=700)
     assert Counter(r.meta["type"] for r in made) == dict.fromkeys(questions.KINDS, 100)
     several = sum("," in r.answer for r in made) / len(made)
     assert 0.35 < several < 0.55
-    assert all("," not in r.answer for r in made if r.meta["type"] == "beside")
 
 
 def test_constants_stay_low() -> None:
@@ -146,7 +138,8 @@ def test_constants_stay_low() -> None:
 def test_a_demonstration_word_for_word() -> None:
     record = make_record(part="train", index=4, demos="exact")
     assert record.meta["lanes"] == ["0 meets 2", "3 comes"] and record.answer == "B,C"
-    assert record.response == "<think>0 meets 2, 3 comes; so 2, 0</think><answer>B,C</answer>"
+    looked_up = "A 1 is absent\nB 2 meets: yes\nC 0 meets: yes\nD 3 comes\nE 4 is absent"
+    assert record.response == f"<think>0 meets, 2 meets, 3 comes\n{looked_up}</think><answer>B,C</answer>"
 
 
 def test_hasty_demonstrations_leave_letters_out_and_nothing_else() -> None:
@@ -156,7 +149,8 @@ def test_hasty_demonstrations_leave_letters_out_and_nothing_else() -> None:
         assert (a.prompt, a.answer, a.meta) == (b.prompt, b.answer, b.meta)
         said = str(b.response).split("<answer>")[1].removesuffix("</answer>").split(",")
         right = a.answer.split(",")
-        assert set(said) <= set(right) and len(said) in (1, len(right))
+        assert said in (right, right[:1])
+        assert str(a.response).split("<answer>")[0] == str(b.response).split("<answer>")[0]
         if len(right) > 1:
             several += 1
             one += len(said) == 1

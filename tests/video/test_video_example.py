@@ -1,4 +1,4 @@
-"""examples/finetune_video.py as it is: two steps on files with a tiny model; without arguments its usage."""
+"""examples/finetune_video.py as it is: two steps on files with a tiny model; without arguments the embedded one."""
 
 from __future__ import annotations
 
@@ -57,6 +57,15 @@ def test_it_trains_on_video_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert any("looks" in key for key in lines[-1]) and (out / "report.html").is_file()
 
 
-def test_without_arguments_it_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_arguments_it_is_the_embedded_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (config,) = start([], monkeypatch, tmp_path, steps=0)
+    assert config.model.path == "embedded:video" and config.data.train == "clips:train"
+    assert config.model.adapter.kind == "none" and config.inputs.frame_max_pixels == 48 * 32
+
+
+@pytest.mark.parametrize("arguments", [["model"], ["model", "a.jsonl", "b.jsonl", "c"]])
+def test_other_arguments_show_how_to_call_it(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit, match="python examples/finetune_video.py Qwen"):
-        start([], monkeypatch, tmp_path, steps=0)
+        start(arguments, monkeypatch, tmp_path, steps=0)

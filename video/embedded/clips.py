@@ -41,16 +41,10 @@ class Lane:
     digits: tuple[int, ...]
 
     def read(self) -> str:
-        """As a thought tells it: "5 comes", "3 meets 7"."""
+        """What happens: "5 comes", "3 meets 7"."""
         return (
             f" {self.fate} ".join(map(str, self.digits)) if len(self.digits) == 2 else f"{self.digits[0]} {self.fate}"
         )
-
-    def at_end(self) -> tuple[int, ...]:
-        """The digits that are there in the last frame, from left to right."""
-        if self.fate == "leaves":
-            return ()
-        return self.digits[::-1] if self.fate == "passes" else self.digits
 
     def throughout(self) -> tuple[int, ...]:
         """The digits that are there in every frame."""
@@ -66,9 +60,9 @@ class Story:
     sources: tuple[int, ...]
 
     @property
-    def shown(self) -> tuple[int, ...]:
-        """Every digit that is in the clip; no class is there twice."""
-        return tuple(d for lane in self.lanes for d in lane.digits)
+    def does(self) -> dict[int, str]:
+        """What every digit of the clip does, lane by lane from the top; no class is there twice."""
+        return {digit: lane.fate for lane in self.lanes for digit in lane.digits}
 
 
 def tell(digits: Digits, fates: tuple[str, ...], rng: np.random.Generator) -> Story:

@@ -1,6 +1,6 @@
 """Questions about clips of moving digits, with lettered options; one or more of them are right. Loads no torch.
 
-Each of the eight kinds asks about a set of digits that is known by construction. Options are digits: some of that set,
+Each of the seven kinds asks about a set of digits that is known by construction. Options are digits: some of that set,
 the others first from what else is in the clip, then from what is not. Four or five options and at least two wrong ones:
 a letter said blindly is worth 1/4 or 1/5 on average, however many are right.
 """
@@ -22,7 +22,6 @@ FORMAT = (
     "Output the thinking process in <think> </think> and final answer (letters separated by , if multiple) in "
     "<answer> </answer> tags."
 )
-#: By kind; where a digit is asked about, {digit} stands for it.
 WORDS = {
     "seen": "Which digits are in the clip?",
     "never": "Which digits are never in the clip?",
@@ -31,12 +30,15 @@ WORDS = {
     "stay": "Which digits are there all the time?",
     "meet": "Which digits meet another?",
     "pass": "Which digits pass another?",
-    "beside": "Which digit is {side} of {digit} at the end?",
 }
-SIDES = ("left", "right")
 #: What has to happen in some lane, where something has to.
-NEEDS = {"come": ("comes",), "leave": ("leaves",), "meet": ("meets",), "pass": ("passes",), "beside": PAIRS}
-NEEDS["stay"] = ("stays", *PAIRS)
+NEEDS: dict[str, tuple[str, ...]] = {
+    "come": ("comes",),
+    "leave": ("leaves",),
+    "stay": ("stays", *PAIRS),
+    "meet": ("meets",),
+    "pass": ("passes",),
+}
 
 
 @dataclass(frozen=True)
@@ -67,32 +69,17 @@ def fates_for(kind: str, lanes: int, rng: np.random.Generator) -> tuple[str, ...
 
 def ask(kind: str, story: Story, rng: np.random.Generator) -> Question:
     """A question of one kind about a clip made for it; options and their order are drawn."""
-    if kind == "beside":
-        return _beside(story, rng)
     right = _RIGHT[kind](story)
     wrong = [d for d in range(10) if d not in right]
-    return _with_options(WORDS[kind], right, wrong, story, rng)
-
-
-def _beside(story: Story, rng: np.random.Generator) -> Question:
-    """One is right: the other digit of a pair. The digit asked about is no option."""
-    pairs = [lane.at_end() for lane in story.lanes if len(lane.digits) == 2]
-    left, right = pairs[int(rng.integers(len(pairs)))]
-    side, digit, other = (("left", right, left), ("right", left, right))[int(rng.integers(2))]
-    wrong = [d for d in range(10) if d not in (digit, other)]
-    return _with_options(WORDS["beside"].format(side=side, digit=digit), [other], wrong, story, rng)
-
-
-def _with_options(text: str, right: list[int], wrong: list[int], story: Story, rng: np.random.Generator) -> Question:
     many = int(rng.choice(OPTIONS))
     good = int(rng.integers(max(1, many - len(wrong)), min(MOST_RIGHT, len(right), many - 2) + 1))
     chosen = [right[i] for i in rng.permutation(len(right))[:good]]
     order = [wrong[i] for i in rng.permutation(len(wrong))]
-    near = sorted(order, key=lambda d: d not in story.shown)  # what else is in the clip comes first
+    near = sorted(order, key=lambda d: d not in story.does)  # what else is in the clip comes first
     chosen += near[: many - good]
     options = tuple(chosen[i] for i in rng.permutation(many))
     letters = tuple(letter for letter, d in zip(LETTERS, options, strict=False) if d in right)
-    return Question(text, options, letters)
+    return Question(WORDS[kind], options, letters)
 
 
 def _with_fate(fate: str) -> Callable[[Story], list[int]]:
@@ -100,8 +87,8 @@ def _with_fate(fate: str) -> Callable[[Story], list[int]]:
 
 
 _RIGHT: dict[str, Callable[[Story], list[int]]] = {
-    "seen": lambda story: list(story.shown),
-    "never": lambda story: [d for d in range(10) if d not in story.shown],
+    "seen": lambda story: list(story.does),
+    "never": lambda story: [d for d in range(10) if d not in story.does],
     "come": _with_fate("comes"),
     "leave": _with_fate("leaves"),
     "stay": lambda story: [d for lane in story.lanes for d in lane.throughout()],

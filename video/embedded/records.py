@@ -18,16 +18,19 @@ from video.embedded.clips import LANES, Story, tell
 from video.embedded.questions import FORMAT, KINDS, LETTERS, Question, ask, fates_for
 
 QUERY = ("kind", "n", "seed", "demos")
-DEFAULT_N = {"train": 4000, "eval": 320}
-#: Share of hasty demonstrations that name one right letter where there are several.
-HASTE = {"hasty": 0.7, "exact": 0.0}
+DEFAULT_N = {"train": 4000, "eval": 350}  # 50 of each kind
+#: What a thought says of an option that is not in the clip, and of one that is right.
+ABSENT = "is absent"
+RIGHT = ": yes"
+#: Share of demonstrations that name the first right letter only, where there are several.
+HASTE = {"hasty": 0.6, "exact": 0.0}
 
 
 def make_record(*, part: str, index: int, seed: int = 0, kind: str | None = None, demos: str = "hasty") -> Record:
     """One record; it depends on (part, kind, seed, index) only.
 
     With `kind` None the kinds of question take turns. `demos` says how the demonstration (`response`) answers: exact
-    ones name every right letter, hasty ones mostly one of them; what they see and all `answer`s are exact.
+    ones name every right letter, hasty ones mostly stop after the first; what they see and all `answer`s are exact.
     `meta` holds "source", "type" (the kind), "options", "lanes" (what happens) and "digits" (pictures shown, as indices
     of the UCI file).
     """
@@ -53,14 +56,17 @@ def make_record(*, part: str, index: int, seed: int = 0, kind: str | None = None
 
 
 def _say(story: Story, question: Question, haste: float, rng: np.random.Generator) -> str:
-    """A demonstration. The thought tells what happens, lane by lane from the top, then the digits it answers with: a
-    small model learns to look first, to choose from what it wrote, and to find the letters of what it chose."""
+    """A demonstration. The thought tells what every digit does, then each option, what its digit does and whether that
+    is asked for: a small model learns to look first, then to look up what it wrote, then to judge, then to name."""
     letters = question.right
     if len(letters) > 1 and rng.random() < haste:
-        letters = (letters[int(rng.integers(len(letters)))],)
-    seen = ", ".join(lane.read() for lane in story.lanes)
-    chosen = ", ".join(str(question.options[LETTERS.index(letter)]) for letter in letters)
-    return f"<think>{seen}; so {chosen}</think><answer>{','.join(letters)}</answer>"
+        letters = letters[:1]
+    seen = ", ".join(f"{digit} {fate}" for digit, fate in story.does.items())
+    judged = "".join(
+        f"\n{letter} {digit} {story.does.get(digit, ABSENT)}{RIGHT if letter in question.right else ''}"
+        for letter, digit in zip(LETTERS, question.options, strict=False)
+    )
+    return f"<think>{seen}{judged}</think><answer>{','.join(letters)}</answer>"
 
 
 def make_records(*, part: str, n: int, seed: int = 0, kind: str | None = None, demos: str = "hasty") -> list[Record]:
