@@ -53,6 +53,7 @@ def first_look(policy: Policy, records: Sequence[Record], config: Config) -> tup
         said = greedy(policy, others, rows=config.sampling.batch_rows, seed=config.seed).outputs
         metrics["blind_soft"] = exact_and_soft([str(o) for o in said], others)["soft"]
     metrics["reward"] = mean([r for r in reward_n.tolist() if math.isfinite(r)])
+    metrics = dict(sorted(metrics.items(), key=lambda item: "/" in item[0]))  # the whole before its types
     return metrics, frame_advice(outputs, records, rollouts.info)
 
 

@@ -59,9 +59,8 @@ def reasoning(output: Any, record: Record) -> str:
 def _tells(part: str, record: Record) -> list[re.Pattern[str]]:
     """What gives away one part of an answer: the part as a whole word, and the option that a letter stands for."""
     word = rf"(?<!\w){re.escape(part)}(?!\w)"
-    if part in _WORDS:  # named as an option, in a list of letters, or at the end
-        word = rf"\({part}\)|\b(?:option|choice|letter)s? {part}\b|(?<!\w){part}(?=\s*(?:,|and|or)\s*[A-Z]\b)"
-        word += rf"|(?<=[A-Z],){part}\b|(?<=[A-Z], ){part}\b|(?<!\w){part}[.)]?\s*$"
+    if part in _WORDS:
+        word = _letter(part)
     found = [re.compile(word, 0 if len(part) < 3 else re.IGNORECASE)]
     options = record.meta.get("options")
     place = ord(part) - ord("A") if re.fullmatch("[A-Z]", part) else -1
@@ -70,6 +69,18 @@ def _tells(part: str, record: Record) -> list[re.Pattern[str]]:
         if text:
             found.append(re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE))
     return found
+
+
+def _letter(part: str) -> str:
+    """Where a letter that is a word as well names an option. An article is not capital inside a sentence; neither it
+    nor the pronoun stands before a mark, an end or one of these verbs."""
+    found = [
+        rf"(?i:\b(?:option|choice|letter|is|be|choose|pick|select|take)s?)\s+{part}\b",
+        rf"(?<!\w){part}(?=\s*(?:[:,;.=)\]\"*`/&]|'(?!\w)|$)|\s*(?:and|or)\s*[A-Z]\b)",
+        rf"(?<!\w){part}(?=\s+(?:is|fits|matches|seems|looks|holds|works|applies)\b)",
+        rf"[A-Z],\s?{part}\b",
+    ]
+    return "|".join([*found, rf"\w\W*?\s{part}(?![\w'])"] if part == "A" else found)
 
 
 def hint(trace: str, share: float) -> str | None:

@@ -75,12 +75,12 @@ _row("penalty", "entropy")
 _row(
     *("penalty", "kl"),
     *({"estimator": e} for e in ("k1", "k2", "k3", "k3+")),
-    *({"off_policy": True}, {"max_value": 0.02}),
+    *({"off_policy": True}, {"max_value": 0.02}, {"cap": 0.05}),
     *({"level": "row", "estimator": "k2"}, {"level": "row-sum"}, {"level": "row-sum", "off_policy": True}),
     without=("kl_nt",),
 )
 _row("penalty", "kl", {}, {"off_policy": True}, {"level": "row"}, {"level": "row-sum"})
-_row("penalty", "kl-old", {}, {"estimator": "k2", "level": "row"}, {"max_value": 0.02})
+_row("penalty", "kl-old", {}, {"estimator": "k2", "level": "row"}, {"max_value": 0.02}, {"cap": 0.05})
 _row("penalty", "nll")
 _row("reduce", "token-mean")
 _row("reduce", "token-mean-correct")

@@ -95,6 +95,7 @@ DLM_MUTANTS = [
     ),
     Mutant("estimator of the old policy", kl.kl_old, '"estimator": estimator', '"estimator": "k3"', KL_OLD),
     Mutant("limit of the old policy", kl.kl_old, '"max_value": max_value', '"max_value": None', KL_OLD),
+    Mutant("clamp of the old policy", kl.kl_old, '"cap": cap', '"cap": 20.0', KL_OLD, ("kl_limits",)),
     Mutant("level of the old policy", kl.kl_old, '"level": level', '"level": "decision"', KL_OLD),
     Mutant(
         "upside down",

@@ -326,10 +326,16 @@ def kl_expectations(dtype: torch.dtype) -> None:
 
 @example
 def kl_limits(dtype: torch.dtype) -> None:
-    """d is clamped to 20, the value to max_value; off-policy the value is multiplied by the ratio."""
+    """d is clamped to 20 or `cap`, the value to max_value; off-policy the value is multiplied by the ratio."""
     far = rows(dtype, ref_logp_nt=torch.full((2, 3), 1e4, dtype=dtype))
     close(valid(bind("penalty", {"name": "kl", "estimator": "k1"})(far)), [-20] * 5)
     close(valid(bind("penalty", {"name": "kl", "max_value": 10.0})(far)), [10] * 5)
+    for name, channel in (("kl", "ref_logp_nt"), ("kl-old", "old_logp_nt")):
+        for d in (1e4, -1e4):
+            ends = rows(dtype, **{channel: torch.full((2, 3), d, dtype=dtype)})
+            near = torch.tensor([11.0] * 5 if d > 0 else [-11.0] * 5, dtype=torch.float64)
+            got = valid(bind("penalty", {"name": name, "cap": 11.0})(ends)).double()
+            torch.testing.assert_close(got, near.exp() - near - 1)
     k, rho = [0.018731, 0, 0.148721, 0, 0.004837], [1.491825, 1, 0.670320, 1, 1.349859]
     got = bind("penalty", {"name": "kl", "off_policy": True})(rows(dtype))
     close(valid(got), [a * b for a, b in zip(k, rho)], 2e-6)

@@ -221,10 +221,11 @@ MUTANTS = [
     Mutant(
         "no clamp",
         kl.kl_estimate,
-        "clamped(at_level(-masked_difference(logp_nt, ref_logp_nt, mask_nt), mask_nt, level))",
+        "clamped(at_level(-masked_difference(logp_nt, ref_logp_nt, mask_nt), mask_nt, level), -cap, cap)",
         "at_level(-masked_difference(logp_nt, ref_logp_nt, mask_nt), mask_nt, level)",
         KL,
     ),
+    Mutant("own clamp ignored", kl.kl_estimate, "level), -cap, cap)", "level))", KL, ("kl_limits",)),
     Mutant("max_value ignored", kl.kl_estimate, "k if max_value is None else k.clamp(-max_value, max_value)", "k", KL),
     Mutant(
         "correction without clamp",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import torch
 from core_examples import close, example
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from mmrl.core.objective import Objective
 from mmrl.core.recipe import parse
+from mmrl.core.reducers import divergence
 from mmrl.core.reducers.divergence import group_divergence
 from mmrl.core.reductions import reduce_loss
 from mmrl.core.registry import bind
@@ -64,6 +66,15 @@ def tw_one_member_has_ended(dtype: torch.dtype) -> None:
     ended = torch.log(torch.tensor([[0.8, 0.2], [0.5, 0.5]], dtype=torch.float64))
     one = ended.mean(0) - ended
     close((one.exp() - one - 1).sum(-1), [0.148565, 0.120510])
+
+
+@example
+def tw_nothing_to_weigh(dtype: torch.dtype) -> None:
+    """Rows without a token have weight 0; a table without a column stays one."""
+    for width in (0, 3):
+        mask = torch.zeros(2, width, dtype=torch.bool)
+        for form, channel in (("official", "divergence_nt"), ("calibrated-active", "js_active_nt")):
+            assert torch.equal(weights(torch.zeros(2, width, dtype=dtype), mask, channel, form=form), mask.to(dtype))
 
 
 @example
@@ -125,6 +136,29 @@ def divergence_by_loops(dtype: torch.dtype) -> None:
 
 
 @example
+def divergence_of_equal_members(dtype: torch.dtype) -> None:
+    """Exactly 0 in every form: what rounding leaves would be blown up by the min-max, to weights of up to alpha."""
+    g = torch.Generator().manual_seed(0)
+    for members, ids, scale in ((1, 50, 5.0), (3, 2, 5.0), (7, 50, 30.0), (8, 3000, 1.0)):
+        row = (scale * torch.randn(1, 6, ids, generator=g, dtype=torch.float64)).to(dtype)
+        mask, group = torch.ones(members, 6, dtype=torch.bool), torch.zeros(members, dtype=torch.long)
+        for calibrated, active in FORMS:
+            logits = row.expand(members, 6, ids)
+            d = group_divergence(logits, mask_nc=mask, group_n=group, calibrated=calibrated, active=active)
+            assert (d == 0).all(), (members, ids, calibrated, active)
+
+
+@example
+def divergence_stops_at_the_longest_row(dtype: torch.dtype) -> None:
+    """No column is looked at beyond the end of a group's longest row."""
+    logits, mask, group = problem(dtype, width=12)
+    with mock.patch.object(divergence, "_one_group", wraps=divergence._one_group) as looked:
+        group_divergence(logits, mask_nc=mask, group_n=group)
+        seen = [call.args[2].shape[1] for call in looked.call_args_list]
+    assert seen == [int(mask[group == k].sum(1).max()) for k in group.unique()] and max(seen) < 12
+
+
+@example
 def divergence_has_no_graph(dtype: torch.dtype) -> None:
     logits, mask, group = problem(dtype)
     for calibrated, active in FORMS:
@@ -151,6 +185,9 @@ def divergence_invariances(dtype: torch.dtype) -> None:
         order = torch.tensor([8, 3, 0, 6, 1, 2, 7, 5, 4])
         same(group_divergence(logits[order], mask_nc=mask[order], group_n=group[order], **form), want[order])
         same(group_divergence(logits + torch.arange(7.0).to(dtype)[:, None], mask_nc=mask, group_n=group, **form))
+        if dtype == torch.float64:
+            far = group_divergence(logits - 1e9, mask_nc=mask, group_n=group, **form)
+            torch.testing.assert_close(far, want, rtol=1e-4, atol=1e-5)
         for size in (1, 2, 5):
             parts = [(logits[:, a : a + size], mask[:, a : a + size]) for a in range(0, 7, size)]
             same(torch.cat([group_divergence(x, mask_nc=m, group_n=group, **form) for x, m in parts], 1))

@@ -10,7 +10,8 @@ from mmrl.core.weights import tw
 
 TW, REG = on("weight", "tw"), on("gate", "reg-grpo")
 DIVERGENCE = ("tw_two_members", "tw_one_member_has_ended", "tw_calibrated", "divergence_by_loops")
-DIVERGENCE += ("divergence_has_no_graph", "divergence_invariances")
+DIVERGENCE += ("divergence_has_no_graph", "divergence_invariances", "divergence_of_equal_members")
+DIVERGENCE += ("divergence_stops_at_the_longest_row",)
 WEIGHTS = ("tw_two_groups_have_their_own_range",)
 
 VIDEO_MUTANTS = [
@@ -63,6 +64,7 @@ VIDEO_MUTANTS = [
     Mutant(
         "half precision", divergence.group_divergence, "as_float(logits_ncv.detach())", "logits_ncv", (), DIVERGENCE
     ),
+    Mutant("rounding kept", divergence.group_divergence, "found < least", "found < 0", (), DIVERGENCE),
     Mutant("suppressed ids counted", divergence.group_divergence, "> NEVER", "> -1e30", (), DIVERGENCE),
     Mutant("ended members not uniform", divergence._one_group, "if some_ended", "if False", (), DIVERGENCE),
     Mutant("uniform over all ids", divergence._one_group, "int(drawn_v.sum())", "len(drawn_v)", (), DIVERGENCE),

@@ -234,6 +234,31 @@ def test_reasoning_without_right_options(output: str, kept: str) -> None:
     assert hints.reasoning(output, Record("r", "choice", "p", answer=["A", "C"], meta=LETTERED)) == kept
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        *(
+            "So A is right.",
+            "It is A because of that.",
+            "I choose A, then.",
+            "Option A fits.",
+            "A: red.",
+            "A fits best.",
+        ),
+        *("So **A** it was.", "We pick 'A' here.", "(A) it was.", "Neither B, A nor C.", "A and C hold."),
+    ],
+)
+def test_the_letter_a_is_told_from_the_article(says: str) -> None:
+    record = Record("r", "choice", "p", answer="A", meta={})
+    assert hints.reasoning(f"A ball enters. {says} A dog's toy.", record) == "A ball enters. A dog's toy."
+
+
+def test_the_letter_i_is_told_from_the_pronoun() -> None:
+    record = Record("r", "choice", "p", answer="I", meta={})
+    kept = "I see a ball. Then I'd say it was red. I was sure."
+    assert hints.reasoning(f"{kept} I is right. Option I it was. So it must be I then.", record) == kept
+
+
 def test_hints_grow_with_their_share() -> None:
     words = "one two three four"
     parts = [hints.hint(words, share) for share in (0.0, 0.1, 0.25, 0.5, 1.0)]

@@ -68,6 +68,18 @@ def test_star_then_negates_the_second_word(word, negation):
     assert set(STAR_SECOND) == {"did", "was", "able", "would"}
 
 
+@pytest.mark.parametrize(
+    ("question", "negated"),
+    [
+        ("What happened?", "what didn't happen?"),
+        ("what  happened, then?", "what didn't happen, then?"),
+        ("Was?", "wasn't?"),
+    ],
+)
+def test_a_star_start_may_end_at_a_mark(question, negated):
+    assert negate(question, "star").question == negated
+
+
 def test_in_star_the_start_comes_before_the_second_word():
     assert negate("did would it", "star").question == "didn't would it"
     assert negate("would did it", "star").question == "wouldn't did it"
@@ -88,6 +100,8 @@ def test_in_star_the_start_comes_before_the_second_word():
         ("wash what", "star"),  # released: "wasn'th what"
         ("what does he do", "star"),
         ("didn't he go", "star"),
+        ("would've he gone", "star"),
+        ("what will\N{RIGHT SINGLE QUOTATION MARK}ve he", "star"),
         ("what won't he do", "star"),
     ],
 )

@@ -8,6 +8,7 @@ question stays as it is. Rules fire on whole words only: released, "wash ..." wo
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -69,10 +70,10 @@ def negate(question: str, rules: Rules) -> Negated | None:
         return _second_word(words, NEXTGQA)
     if rules != "star":
         raise UserError(f"rules: unknown rules {rules!r}; valid: nextgqa, star")
+    text = " ".join(words)
     for start, negation in STAR_START.items():
-        n = len(start.split())
-        if " ".join(words[:n]) == start:
-            return Negated(" ".join([negation, *words[n:]]), f"start: {start}")
+        if re.match(rf"{start}(?![\w'\u2019])", text):
+            return Negated(negation + text[len(start) :], f"start: {start}")
     return _second_word(words, STAR_SECOND)
 
 

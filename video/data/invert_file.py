@@ -11,13 +11,12 @@ from typing import Any, cast
 from mmrl.errors import UserError
 from video.data.files import Row, moved, rows_of, write_rows, write_text
 from video.data.invert import Inverted, Rules, invert, item_stream
-from video.data.layout import ASK, Ask, choice_prompt, indices_of
+from video.data.layout import ALIKE, ASK, Ask, choice_prompt, indices_of
 
 SHOWN = 3
 #: Why a row stays as it is.
 NO_QUESTION = "no task choice with question and options in its meta"
 SEVERAL = "more than one right option, or only one option"
-ALIKE = "an option that reads like the right one"
 NOT_DRAWN = "not drawn (share)"
 NO_RULE = "drawn, but no rule fires"
 

@@ -18,6 +18,9 @@ from mmrl.errors import UserError
 Ask = Literal["single", "multiple", "mixed", "none"]
 ASK = ("single", "multiple", "mixed", "none")
 
+#: Why a question with one right option is left out or kept as it is: two letters would be right.
+ALIKE = "an option that reads like the right one"
+
 _SAYS = "Output the thinking process in <think> </think> and final answer ({}) in <answer> </answer> tags."
 _CHOICE = {
     "single": "select one letter",

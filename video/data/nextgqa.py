@@ -17,7 +17,7 @@ from typing import Any
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from video.data.files import Row, json_object, name_of, rows_of, text_of
-from video.data.layout import Ask, choice_record, first_existing, open_record
+from video.data.layout import ALIKE, Ask, choice_record, first_existing, open_record
 
 OPTIONS = ("a0", "a1", "a2", "a3", "a4")
 TASKS = ("choice", "grounding-time")
@@ -45,7 +45,9 @@ def read(path: Path, videos: Path, *, ask: Ask = "mixed", task: str = "choice") 
         meta |= _evidence(spans, video, str(row["qid"]), where)
         question, options = text_of(row, "question", where), [text_of(row, key, where) for key in OPTIONS]
         right = _right(row, options, where)
-        if task == "choice":
+        if task == "choice" and options.count(options[right]) > 1:
+            yield ALIKE
+        elif task == "choice":
             yield choice_record(name, question, options, [right], ask=ask, videos=clip, meta=meta, where=where)
         elif "segments" not in meta:
             yield "no time span"
@@ -61,11 +63,11 @@ def _beside(path: Path, name: str) -> Row:
 
 def _right(row: Mapping[str, Any], options: list[str], where: str) -> int:
     answer = text_of(row, "answer", where)
-    if options.count(answer) == 1:
-        return options.index(answer)
     if answer.isdigit() and "video_id" not in row and int(answer) < len(options):
         return int(answer)
-    raise UserError(f"{where}: the answer {answer!r:.60} must be the text of exactly one of the options")
+    if answer in options:
+        return options.index(answer)
+    raise UserError(f"{where}: the answer {answer!r:.60} must be the text of one of the options")
 
 
 def _evidence(spans: Row, video: str, qid: str, where: str) -> dict[str, Any]:

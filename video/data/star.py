@@ -16,7 +16,7 @@ from typing import Any
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from video.data.files import list_of, name_of, rows_of, text_of
-from video.data.layout import Ask, choice_record, first_existing
+from video.data.layout import ALIKE, Ask, choice_record, first_existing
 
 TYPES = ("Interaction", "Sequence", "Prediction", "Feasibility")
 
@@ -37,8 +37,11 @@ def read(path: Path, videos: Path, *, ask: Ask = "mixed", times: int = 0) -> Ite
             yield "no answer (a test file)"
             continue
         answer = text_of(row, "answer", where)
-        if options.count(answer) != 1:
-            raise UserError(f"{where}: the answer {answer!r:.60} must be the text of exactly one of the choices")
+        if answer not in options:
+            raise UserError(f"{where}: the answer {answer!r:.60} must be the text of one of the choices")
+        if options.count(answer) > 1:
+            yield ALIKE
+            continue
         start, end = _second(row.get("start"), where), _second(row.get("end"), where)
         if end <= start:
             raise UserError(f"{where}: start {start:g} must come before end {end:g}")

@@ -17,18 +17,20 @@ Segment = tuple[float, float]
 MOST = 64
 
 _TIME = r"(?:\d{1,2}:){0,2}\d{1,7}(?:\.\d{1,9})?"
-_UNIT = r"(?:s|sec|secs|seconds?)?"
+_UNIT = r"(?:s|secs?\.?|seconds?)?"
+#: Between the two times: a mark, a word, or the name of the second one as in {"start": 2, "end": 5}, "and ends at 5".
+_MARK = r"->|[-\u2013\u2014~\u2192,]|to\b|and\b|until\b|through\b"
+_END = r"(?:,|and\b)?\s{0,9}[\"']?end(?:s|_time)?[\"']?\s{0,9}(?:[:=]|at\b)?"
 _PAIR = re.compile(
-    rf"(?<![\d.:-])({_TIME})\s{{0,9}}{_UNIT}\s{{0,9}}(?:-|\u2013|\u2014|,|to\b|and\b|until\b)\s{{0,9}}({_TIME})(?![\d:])",
-    re.IGNORECASE,
+    rf"(?<![\d.:-])({_TIME})\s{{0,9}}{_UNIT}\s{{0,9}}(?:{_END}|{_MARK})\s{{0,9}}({_TIME})(?![\d:])", re.IGNORECASE
 )
 
 
 def read_segments(text: str) -> tuple[list[Segment], int]:
     """(valid segments in order, how many pairs of times the text has).
 
-    Pairs are `12.5 - 19.3`, `12.5s to 19.3s`, `[12.5, 19.3]`, `0:12 to 1:19.5`, `from 3 until 5`. A pair that does not
-    rise is no segment.
+    Pairs are `12.5 - 19.3`, `12.5s to 19.3s`, `[12.5, 19.3]`, `0:12 to 1:19.5`, `from 3 until 5`,
+    `{"start": 3, "end": 5}`. A pair that does not rise is no segment.
     """
     valid: list[Segment] = []
     pairs = 0

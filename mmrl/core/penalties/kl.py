@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmrl.core.ratios import at_level, clamped, masked_difference
+from mmrl.core.ratios import CLAMP, at_level, clamped, masked_difference
 from mmrl.core.registry import stage
 
 Estimator = Literal["k1", "k2", "k3", "k3+"]
@@ -23,18 +23,20 @@ def kl_estimate(
     mask_nt: Tensor,
     estimator: Estimator = "k3",
     max_value: float | None = None,
+    cap: float = CLAMP,
     level: Level = "decision",
 ) -> Tensor:
     """Per-decision estimate, 0 where masked. [N,T], gradient through logp.
 
     k1 = -d (as a loss its expected gradient on-policy is 0; meant for rewards). k2 = d^2/2 (gradient of the reverse KL
     on-policy). k3 = exp(d) - d - 1 (never negative; GRPO's). k3+ = value of k3, gradient of k2. d is clamped to
-    [-20, 20]; max_value clamps the result to [-max_value, max_value] (verl: 10). level: d of the decision, or on every
-    valid decision the mean (`row`) or the sum (`row-sum`) of its row; with seq-mean-token-mean a row then counts once.
+    [-cap, cap] (TW-GRPO: 11); max_value clamps the result to [-max_value, max_value] (verl: 10). level: d of the
+    decision, or on every valid decision the mean (`row`) or the sum (`row-sum`) of its row; with seq-mean-token-mean a
+    row then counts once.
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
-    d = clamped(at_level(-masked_difference(logp_nt, ref_logp_nt, mask_nt), mask_nt, level))
+    d = clamped(at_level(-masked_difference(logp_nt, ref_logp_nt, mask_nt), mask_nt, level), -cap, cap)
     if estimator == "k1":
         k = -d
     elif estimator == "k2":
@@ -66,6 +68,7 @@ def kl(
     estimator: Estimator = "k3",
     off_policy: bool = False,
     max_value: float | None = None,
+    cap: float = CLAMP,
     level: Level = "decision",
 ) -> Tensor:
     """The KL term of GRPO, per decision. [N,T]. Detached: ref_logp, old_logp.
@@ -79,7 +82,7 @@ def kl(
         k = at_level(torch.where(mask_nt.bool(), kl_nt, torch.zeros_like(kl_nt)), mask_nt, level)
         k = k if level == "decision" else torch.where(mask_nt.bool(), k, torch.zeros_like(k))
     else:
-        own = {"estimator": estimator, "max_value": max_value, "level": level}
+        own = {"estimator": estimator, "max_value": max_value, "cap": cap, "level": level}
         k = kl_estimate(logp_nt=logp_nt, ref_logp_nt=ref_logp_nt, mask_nt=mask_nt, **own)  # type: ignore[arg-type]
     if off_policy:
         if old_logp_nt is None:
@@ -97,11 +100,12 @@ def kl_old(
     mask_nt: Tensor,
     estimator: Estimator = "k3",
     max_value: float | None = None,
+    cap: float = CLAMP,
     level: Level = "decision",
 ) -> Tensor:
     """KL to the policy that sampled, instead of the one of step 0: TraceRL (arXiv 2509.06949). [N,T].
 
     Detached: old_logp. Needs no reference pass. At the first update of a rollout value and gradient are 0 (k2, k3).
     """
-    own = {"estimator": estimator, "max_value": max_value, "level": level}
+    own = {"estimator": estimator, "max_value": max_value, "cap": cap, "level": level}
     return kl_estimate(logp_nt=logp_nt, ref_logp_nt=old_logp_nt, mask_nt=mask_nt, **own)  # type: ignore[arg-type]

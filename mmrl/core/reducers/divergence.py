@@ -27,13 +27,18 @@ from mmrl.core.groups import as_float
 from mmrl.core.reducers import reducer
 
 CLAMP = 11.0
-#: Ids whose logit is below are never drawn (suppressed): no member says anything about them.
+#: Ids whose logit is below, and as far below the largest, are never drawn (suppressed): no member says anything about
+#: them.
 NEVER = -1e8
 #: Ids that are looked at together: a few small tables instead of several as large as the logits.
 BLOCK = 1024
 
-#: What rounding of float32 adds to a divergence, an id of the vocabulary.
-ROUNDING = 1e-12
+#: What rounding alone adds to a divergence of equal members, whose differences the min-max of the weights would blow
+#: up: the official form, an id of the vocabulary (squares of differences), and the calibrated one (a sum of p).
+ROUNDING = {
+    torch.float32: {"official": 1e-10, "calibrated": 1e-6},
+    torch.float64: {"official": 1e-25, "calibrated": 1e-13},
+}
 
 
 def group_divergence(
@@ -50,7 +55,10 @@ def group_divergence(
         if not bool(mask.any()):
             return out
         row, column = mask.nonzero()[0]
-        drawn_v = logits[row, column] > NEVER
+        own_v = logits[row, column]
+        drawn_v = (own_v > NEVER) | (own_v > own_v.amax() + NEVER)  # a number added to all logits changes nothing
+        rounding = ROUNDING[logits.dtype]
+        least = rounding["calibrated"] if calibrated else rounding["official"] * len(drawn_v)
         total_nc = _log_total(logits)
         for group in torch.unique(group_n):
             rows = (group_n == group).nonzero()[:, 0]
@@ -66,9 +74,7 @@ def group_divergence(
                     calibrated=calibrated,
                     active=active,
                 )
-                if logits.dtype == torch.float32:  # equal members differ by rounding, which the min-max would blow up
-                    found = torch.where(found < ROUNDING * len(drawn_v), torch.zeros_like(found), found)
-                out[rows, :stop] = found.to(out)
+                out[rows, :stop] = torch.where(found < least, torch.zeros_like(found), found).to(out)
         return out
 
 

@@ -63,6 +63,8 @@ def tw(
     groups = Groups(keys[key])
     index_nt = groups.index_n[:, None].expand(mask.shape)
     own_nt = as_float(given_nt.detach())
+    if own_nt.numel() == 0:
+        return own_nt
     own_nt = torch.where(mask, own_nt, torch.full_like(own_nt, -torch.inf))
     nothing = own_nt.new_full((groups.n_groups, mask.shape[1]), -torch.inf)
     d_st = nothing.scatter_reduce(0, index_nt, own_nt, "amax")  # all members have the same
