@@ -43,7 +43,7 @@ class VideoEncoder(Encoder):
     """Turns records with videos, pictures or both into prompts; a clip is read once while it is among the newest."""
 
     MEDIA = (*Encoder.MEDIA, "pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
-    SHORTER = "inputs.max_frames, frame_max_pixels or max_pixels"
+    SHORTER = "inputs.max_frames (or count), frame_max_pixels or max_pixels"
     inputs: Inputs
 
     def __init__(self, processor: Any, shape: Shape, inputs: Inputs) -> None:

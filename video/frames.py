@@ -99,13 +99,17 @@ def frame_count(total: int, seconds: float, spec: Spec) -> int:
     """How many of `total` frames are taken of a video of that length, by fps or by count; at least 1.
 
     With fps: seconds * fps, not below min_frames (rounded up to even) nor above max_frames (rounded down), and never
-    more than there are. `even` rounds down, but for a single frame, which is repeated later.
+    more than there are; above min_frames, no more than have `factor` x `factor` pixels each of total_pixels. `even`
+    rounds down, but for a single frame, which is repeated later.
     """
     if spec.frames == "count":
         wanted: float = spec.count
     else:
         lowest = spec.min_frames + spec.min_frames % 2 if spec.even else spec.min_frames
-        wanted = min(max(seconds * spec.fps, lowest), spec.max_frames)
+        most = seconds * spec.fps
+        if spec.total_pixels is not None and spec.factor:
+            most = min(most, spec.total_pixels // spec.factor**2)
+        wanted = min(max(most, lowest), spec.max_frames)
     n = math.floor(min(wanted, total) + 1e-6)
     return max(n - n % 2 if spec.even and n > 1 else n, 1)
 
@@ -140,13 +144,21 @@ def frame_size(height: int, width: int, n: int, spec: Spec) -> tuple[int, int]:
     """(height, width) after resizing one of `n` frames: multiples of `factor`, the pixel count between the limits, the
     ratio of the sides nearly kept. The rule of the Qwen-VL processors, with the share of the video's own budget.
 
-    Raises ValueError for sides whose ratio is above 200.
+    Raises ValueError, with what to do, for sides whose ratio is above 200, and for a budget of the video that leaves no
+    `factor` x `factor` pixels to a frame.
     """
     if spec.factor == 0:
         return height, width
     if max(height, width) > MAX_RATIO * min(height, width):
-        raise ValueError(f"its frames of {width} x {height} pixels are more than {MAX_RATIO} times as long as wide")
+        raise ValueError(
+            f"its frames of {width} x {height} pixels are more than {MAX_RATIO} times as long as wide; cut or pad them"
+        )
     f = spec.factor
+    if spec.total_pixels is not None and spec.total_pixels < n * f**2:
+        raise ValueError(
+            f"inputs.video_max_pixels {spec.total_pixels} leaves no {f} x {f} pixels to each of {n} frames; raise it, "
+            "or take fewer frames"
+        )
     most = spec.max_pixels if spec.total_pixels is None else min(spec.max_pixels, spec.total_pixels // n)
     least = min(spec.min_pixels, most)
     high, wide = round(height / f) * f, round(width / f) * f

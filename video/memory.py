@@ -125,7 +125,8 @@ def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
         f"{frames.tokens} tokens of the {limit} of inputs.max_prompt_tokens"
     )
     if frames.tokens >= limit:
-        told += "; these alone are too many: lower inputs.max_frames or frame_max_pixels, or raise the limit"
+        fewer = "count" if config.inputs.frames == "count" else "max_frames"
+        told += f"; these alone are too many: lower inputs.{fewer} or frame_max_pixels, or raise the limit"
     host = (
         f"on the host: {s.clips / GIB:.3f} GiB of decoded frames at most (inputs.cached_clips "
         f"{config.inputs.cached_clips}), {s.prompts / GIB:.3f} GiB of pixel values of prompts"

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ class _Table:
 
     tick_n: Ints
     key_k: Ints
-    unit: float
+    unit: Fraction
 
     @property
     def time_n(self) -> Floats:
         """Seconds [N] from the first frame."""
-        found: Floats = (self.tick_n - self.tick_n[0]) * self.unit
+        # one rounding, as frame number / rate has: a time stamp half way between two tenths is written alike
+        found: Floats = (self.tick_n - self.tick_n[0]) * self.unit.numerator / self.unit.denominator
         return found
 
     @property
@@ -78,6 +80,7 @@ def look(path: str | Path, spec: Spec) -> None:
     """Opens the file and reads its headers, decodes nothing. Raises UserError for what they show."""
     with _open(path, spec) as (container, stream):
         _check_length(path, _declared(container, stream), spec)
+        _target(path, (stream.codec_context.width, stream.codec_context.height), 1, spec)
 
 
 def fitted(clip: Clip, spec: Spec) -> Clip:
@@ -96,7 +99,7 @@ def fitted(clip: Clip, spec: Spec) -> Clip:
     try:
         target = frame_size(frames.shape[1], frames.shape[2], len(frames), spec)
     except ValueError as error:
-        raise UserError(f"clip in memory: {error}; cut or pad them") from error
+        raise UserError(f"clip in memory: {error}") from error
     return replace(clip, frames_nhwc=_resized(frames, target), times_n=times, size=clip.size or clip.shown_size)
 
 
@@ -125,7 +128,7 @@ class Clips:
 def _stamp(path: str | Path) -> tuple[int, int]:
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # the latter for a name that no file can have
         raise UserError(f"video {path}: no such file") from None
     return found.st_mtime_ns, found.st_size
 
@@ -196,26 +199,53 @@ def _length(container: Any, stream: Any, table: _Table) -> float:
 
 def _table(container: Any, stream: Any, path: str | Path) -> _Table:
     """From the index of the container where that tells all, else from the time stamps of every packet."""
-    unit = float(stream.time_base)
+    unit: Fraction = stream.time_base
     entries = [(e.timestamp, e.is_keyframe, e.is_discard) for e in stream.index_entries]
-    if stream.frames and len(entries) == stream.frames and not any(gone for _, _, gone in entries):
+    if stream.frames and len(entries) == stream.frames and entries[0][1] and not any(gone for _, _, gone in entries):
         # the index has the order of decoding; at a constant rate that is the order of showing, moved
         tick_n = np.array(sorted(t for t, _, _ in entries), dtype=np.int64)
-        if constant_rate((tick_n * unit).astype(np.float64)):
+        if constant_rate((tick_n * float(unit)).astype(np.float64)):
             shift = (stream.start_time if stream.start_time is not None else int(tick_n[0])) - int(tick_n[0])
             key_k = np.array(sorted(t for t, key, _ in entries if key), dtype=np.int64)
             return _Table(tick_n + shift, key_k + shift, unit)
     ticks: list[int] = []
     keys: list[int] = []
-    for packet in container.demux(stream):
+    end = 0.0
+    for packet in container.demux():  # of all streams: sound may go on after the last frame
         tick = packet.pts if packet.pts is not None else packet.dts
-        if packet.size and tick is not None and not packet.is_discard:
+        if not packet.size or tick is None:
+            continue
+        end = max(end, float((tick + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index == stream.index and not packet.is_discard and _shows(packet, stream):
             ticks.append(tick)
             if packet.is_keyframe:
                 keys.append(tick)
     if not ticks:
         raise UserError(f"video {path}: no frame with a time stamp in it; replace the file, or convert it to mp4")
-    return _Table(np.unique(np.array(ticks, dtype=np.int64)), np.unique(np.array(keys, dtype=np.int64)), unit)
+    _check_end(path, container, end)
+    # a file cut out of a longer one may start with frames that need what is gone: no decoder shows them
+    shown = [tick for tick in ticks if tick >= keys[0]] if keys else ticks
+    return _Table(np.unique(np.array(shown, dtype=np.int64)), np.unique(np.array(keys, dtype=np.int64)), unit)
+
+
+def _shows(packet: Any, stream: Any) -> bool:
+    """Whether a picture comes out of it: VP8 has packets that others refer to, which are never shown themselves."""
+    return stream.codec_context.name not in ("vp8", "libvpx") or bool(memoryview(packet)[0] & 0x10)
+
+
+def _check_end(path: str | Path, container: Any, end: float) -> None:
+    """A Matroska or WebM file that was cut off is read without complaint up to there; its header tells how long it was.
+
+    end   seconds at which the last packet of any stream ends.
+    """
+    if container.format.name != "matroska,webm" or not container.duration:
+        return
+    told = container.duration / av.time_base  # of which time before the first frame is a part
+    if told - end > max(1.0, 0.05 * told):  # the last packet need not say how long it lasts
+        raise UserError(
+            f"video {path}: truncated or broken (it ends at {end:.2f} s, its header says {told:.2f} s); "
+            "replace the file"
+        )
 
 
 def _choose(path: str | Path, table: _Table, seconds: float, spec: Spec) -> Ints:
@@ -279,7 +309,9 @@ def _counted(container: Any, stream: Any, table: _Table, index: Sequence[int]) -
     """The wanted frames by their number, from the start of the file: for time stamps that seeking does not obey."""
     wanted = iter(index)
     i = next(wanted)
-    for number, frame in enumerate(container.decode(stream)):
+    first = int(table.tick_n[0])
+    shown = (frame for frame in container.decode(stream) if frame.pts is None or frame.pts >= first)
+    for number, frame in enumerate(shown):
         if number == i:
             if frame.is_corrupt:
                 break
@@ -295,7 +327,7 @@ def _target(path: str | Path, size: tuple[int, int], n: int, spec: Spec) -> tupl
     try:
         return frame_size(size[1], size[0], n, spec)
     except ValueError as error:
-        raise UserError(f"video {path}: {error}; cut or pad it") from error
+        raise UserError(f"video {path}: {error}") from error
 
 
 def _resized(frames_nhwc: Frames, target: tuple[int, int]) -> Frames:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import yaml
-from video_files import steady, write_audio, write_video
+from video_files import frame, steady, write_audio, write_video
 from video_models import make
 
 from mmrl import config_io
@@ -62,6 +64,18 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, bool]] = {
     "sound only": (lambda f: write_audio(f / "sound.mp4"), "sound.mp4: sound only", True),
     "truncated": (lambda f: cut(f / "cut.mp4", 0.5, faststart=True), "cut.mp4: truncated or broken", False),
     "damaged": (lambda f: damaged(f / "damaged.mp4"), "damaged.mp4: truncated or broken", False),
+    "truncated webm": (
+        lambda f: cut(f / "cut.webm", 0.5, codec="libvpx"),
+        r"cut.webm: truncated or broken \(it ends at 2\.\d+ s, its header says 6\.00 s\)",
+        False,
+    ),
+    "truncated mkv": (lambda f: cut(f / "cut.mkv", 0.5), "cut.mkv: truncated or broken", False),
+    "narrow": (
+        lambda f: write_video(f / "narrow.mp4", steady(4), size=(4000, 16)),
+        "narrow.mp4: its frames of 4000 x 16 pixels are more than 200 times as long as wide; cut or pad them",
+        True,
+    ),
+    "impossible name": (lambda f: f / "a\0b.mp4", "no such file", True),
     "playlist": (lambda f: _playlist(f), "list.mp4: not a video, or broken", True),
 }
 
@@ -77,12 +91,12 @@ def test_every_fault_names_the_file(fault: str, tmp_path: Path) -> None:
     build, said, in_headers = FAULTS[fault]
     path = build(tmp_path)
     with pytest.raises(UserError, match=f"^video .*{said}"):
-        read(path, Spec())
+        read(path, Spec(factor=28))
     if in_headers:
         with pytest.raises(UserError, match=said):
-            look(path, Spec())
+            look(path, Spec(factor=28))
     else:
-        look(path, Spec())
+        look(path, Spec(factor=28))
 
 
 def test_no_damage_gets_past_the_reader(tmp_path: Path) -> None:
@@ -105,6 +119,23 @@ def test_no_damage_gets_past_the_reader(tmp_path: Path) -> None:
         else:
             assert clip.frames_nhwc.ndim == 4 and len(clip) == len(clip.times_n) and len(clip) % 2 == 0
     assert 10 < refused < 60
+
+
+def test_sound_that_goes_on_and_a_late_start_are_no_faults(tmp_path: Path) -> None:
+    """The header of a Matroska file tells the end of all streams, and counts from 0."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as out:
+        pictures, sound = out.add_stream("libx264", rate=10), out.add_stream("aac", rate=8000)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        for number in range(20):
+            out.mux(pictures.encode(av.VideoFrame.from_ndarray(frame(number, 48, 64), format="rgb24")))
+        out.mux(pictures.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 80_000), dtype=np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        out.mux(sound.encode(silence))
+        out.mux(sound.encode())
+    assert read(tmp_path / "a.mkv", Spec()).seconds == pytest.approx(2.0)
+    late = write_video(tmp_path / "b.mkv", [5 + t for t in steady(30)])
+    assert read(late, Spec()).seconds == pytest.approx(3.0)
 
 
 def test_titles_in_another_alphabet_are_no_fault(tmp_path: Path) -> None:

@@ -85,6 +85,15 @@ def test_the_frames_share_the_budget_of_the_video() -> None:
     assert frame_size(1080, 1920, 16, Spec()) == (1080, 1920), "without a factor they stay"
 
 
+def test_the_budget_of_the_video_is_kept() -> None:
+    """By fps fewer frames are taken, down to min_frames; where even these have no merged patch each, nothing is."""
+    tight = Spec(fps=10, factor=28, total_pixels=7 * 784)
+    assert frame_count(100, 10.0, tight) == 6 and frame_size(480, 640, 6, tight) == (28, 28)
+    assert frame_count(100, 10.0, Spec(fps=10, factor=28, total_pixels=2 * 784)) == 4, "min_frames"
+    with pytest.raises(ValueError, match=r"video_max_pixels 5488 leaves no 28 x 28 pixels to each of 8 frames; raise"):
+        frame_size(480, 640, 8, tight)
+
+
 def test_every_input_that_matters_is_part_of_the_key() -> None:
     """A clip that was kept must not serve other settings."""
     changes = {

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from video_files import numbers, steady, write_video
+from video_files import numbers, remuxed, steady, write_video
 
 from mmrl.errors import UserError
 from video import reading
@@ -72,6 +72,12 @@ def test_a_variable_rate_goes_by_the_time_stamps(tmp_path: Path) -> None:
     assert numbers(read(path, Spec("times", times=(0.25, 2.0, 6.5, 7.0))).frames_nhwc) == [2, 5, 8, 9]
 
 
+def test_moments_are_rounded_once(tmp_path: Path) -> None:
+    """Frame number / rate to the last bit, as a processor has it: else 1.35 is written 1.3 here and 1.4 there."""
+    clip = read(write_video(tmp_path / "a.mp4", steady(50)), Spec("count", count=50))
+    assert clip.times_n.tolist() == [i / 10 for i in range(50)]
+
+
 def test_chosen_times(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", steady(30))
     clip = read(path, Spec("times", times=(0.0, 0.99, 2.9)))
@@ -93,6 +99,36 @@ def test_rotated_files_stand_upright(rotation: int, bright: tuple[int, int], tmp
     assert clip.frames_nhwc[:, rows, columns].mean() > 245
     white = (clip.frames_nhwc[0] > 200).mean()
     assert 0.2 < white < 0.3
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mp4"])
+def test_a_file_that_starts_between_key_frames(name: str, tmp_path: Path) -> None:
+    """Cut out of a longer one without decoding it: what no decoder shows, the 10 frames before its key frame, is not
+    counted, neither for the number of frames nor for the moments."""
+    path = remuxed(write_video(tmp_path / f"whole{name[1:]}", steady(40)), tmp_path / name, lambda all_: all_[5:])
+    clip = read(path, Spec(fps=10, max_frames=30))
+    assert numbers(clip.frames_nhwc) == list(range(10, 40)) and clip.seconds == pytest.approx(3.0)
+    assert clip.times_n[0] == 0 and numbers(read(path, Spec("times", times=(0.5, 1.9))).frames_nhwc) == [15, 29]
+
+
+def test_packets_that_are_never_shown_are_no_frames(tmp_path: Path) -> None:
+    """VP8 has packets that only others refer to: bit 4 of the first byte says that a frame is shown."""
+
+    def hidden(packets: list[av.Packet]) -> list[av.Packet]:
+        further = []
+        for packet in packets[5::10]:
+            data = bytearray(bytes(packet))
+            data[0] &= ~0x10
+            copy = av.Packet(bytes(data))
+            copy.pts = copy.dts = packet.pts + 1
+            copy.time_base = packet.time_base
+            further.append(copy)
+        return sorted([*packets, *further], key=lambda p: p.pts)
+
+    path = remuxed(write_video(tmp_path / "whole.webm", steady(40), codec="libvpx"), tmp_path / "a.webm", hidden)
+    clip = read(path, Spec())
+    assert np.allclose(clip.times_n, [0, 0.6, 1.1, 1.7, 2.2, 2.8, 3.3, 3.9])
+    assert np.abs(np.array(numbers(clip.frames_nhwc)) - [0, 6, 11, 17, 22, 28, 33, 39]).max() <= 1
 
 
 def test_one_frame_comes_twice(tmp_path: Path) -> None:

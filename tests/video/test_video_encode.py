@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
+from transformers.video_utils import VideoMetadata
 from video_files import steady, write_video
 from video_models import make
 
@@ -17,6 +20,8 @@ from mmrl.vlm.encode import messages_of
 from video import tiny
 from video.clips import Clip
 from video.encode import Noise, VideoEncoder, grids, noisy
+from video.frames import Spec
+from video.reading import read
 
 CLIP = tiny.noise_clip(4, 16, 24)
 PICTURE = Image.new("RGB", (16, 24))
@@ -61,8 +66,6 @@ def test_qwen25_takes_the_time_as_positions(encoders: dict[str, VideoEncoder]) -
 @pytest.mark.parametrize(("seconds", "expected"), [(2.0, 1.0), (8.0, 4.0), (1.0, 0.5)])
 def test_seconds_between_positions(seconds: float, expected: float, encoders: dict[str, VideoEncoder]) -> None:
     """Length over frames, times two frames a position: what the processor says of a file that it samples itself."""
-    from transformers.video_utils import VideoMetadata
-
     encoder = encoders["qwen2_5_vl"]
     clip = Clip(CLIP.frames_nhwc, np.arange(4) * seconds / 4, seconds)
     found = encoder(Record("r", "t", "?", (), (clip,))).media["second_per_grid_ts"]
@@ -166,5 +169,48 @@ def test_text_and_pictures_alone_still_encode(encoders: dict[str, VideoEncoder])
 def test_too_long_a_prompt_names_what_to_lower(encoders: dict[str, VideoEncoder]) -> None:
     encoder = encoders["qwen2_5_vl"]
     short = VideoEncoder(encoder.processor, encoder.shape, encoder.inputs.model_copy(update={"max_prompt_tokens": 30}))
-    with pytest.raises(RecordError, match="record 'r': the prompt has .* lower inputs.max_frames, frame_max_pixels"):
+    with pytest.raises(
+        RecordError, match="record 'r': the prompt has .* lower inputs.max_frames .or count., frame_max_pixels"
+    ):
         short(Record("r", "t", "?", (), (CLIP,)))
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize(("n", "size"), [(50, (320, 240)), (37, (46, 34))])
+def test_a_file_is_what_the_processor_makes_of_all_its_frames(
+    kind: str, n: int, size: tuple[int, int], tmp_path: Path, encoders: dict[str, VideoEncoder]
+) -> None:
+    """A processor with the patches of the released models, told the numbers of the frames and left to resize them: the
+    same pixel values, grid, seconds between positions, and text of the time stamps."""
+    path = write_video(tmp_path / "a.mp4", steady(n), size=size, corner=True)
+    plain = encoders[kind]
+    processor = copy.copy(plain.processor)
+    processor.video_processor = (Qwen2VLVideoProcessor if kind == "qwen2_5_vl" else Qwen3VLVideoProcessor)()
+    side = processor.video_processor.patch_size * 2
+    low, high = 4 * side**2, 20 * side**2
+    inputs = plain.inputs.model_copy(update={"frame_min_pixels": low, "frame_max_pixels": high})
+    ours = VideoEncoder(processor, plain.shape, inputs)
+    record = Record("r", "t", "?", (), (str(path),))
+    (clip,) = ours.clips_of(record)
+    with pytest.MonkeyPatch.context() as patch:  # the positions are the tiny model's, for its own patches
+        patch.setattr(plain.shape, "positions", lambda ids, media: torch.zeros(3, len(ids), dtype=torch.long))
+        prompt = ours(record)
+    index = np.round(np.linspace(0, n - 1, len(clip))).astype(int)
+    shown = read(path, Spec("count", count=n, even=False)).frames_nhwc[index]
+    share = 1 if kind == "qwen2_5_vl" else len(clip)  # of a frame; Qwen3-VL has limits for all frames together
+    theirs = processor(
+        text=[prompt.text],
+        videos=[shown],
+        return_tensors="pt",
+        videos_kwargs={
+            "video_metadata": [VideoMetadata(n, 10.0, duration=n / 10, frames_indices=index.tolist())],
+            "do_sample_frames": False,
+            "size": {"shortest_edge": low * share, "longest_edge": high * share},
+            "cap_pixels_per_frame": False,
+            "input_data_format": "channels_last",
+        },
+    )
+    assert len(clip) == max(4, n // 5 - n // 5 % 2) and torch.equal(theirs["input_ids"][0], prompt.ids)
+    for name in ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"):
+        assert (name in theirs) == (name in prompt.media)
+        assert name not in theirs or torch.equal(torch.as_tensor(theirs[name]), prompt.media[name]), name

@@ -116,7 +116,10 @@ def test_the_lines(folder: Path) -> None:
     assert "vision tower, with gradient" in text and "whole group" not in text
     assert "on the host" in text and "peak of the update" in text
     config.inputs.max_prompt_tokens = 64
-    assert "these alone are too many" in memory_lines(config, recipe_of(config), ranks=1)[1]
+    assert "these alone are too many: lower inputs.max_frames or" in memory_lines(config, recipe_of(config), ranks=1)[1]
+    config.inputs.frames = "count"
+    assert "these alone are too many: lower inputs.count or" in memory_lines(config, recipe_of(config), ranks=1)[1]
+    config.inputs.frames = "fps"
     whole = run_of(folder, piece_tokens=512, recipe="tw-grpo")
     assert "a piece holds a whole group (2560 tokens" in "\n".join(memory_lines(whole, recipe_of(whole), ranks=1))
     (line,) = memory_lines(run_of(folder).model_copy(update={"model": unknown()}), recipe_of(config), ranks=1)

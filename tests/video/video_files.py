@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -74,3 +74,13 @@ def write_audio(path: Path, seconds: float = 0.5) -> Path:
 def numbers(frames_nhwc: np.ndarray) -> list[int]:
     """Which frame of the file each one is, from the grey of its lower right corner."""
     return [round(float(f[-8:-2, -8:-2].mean()) / STEP) for f in frames_nhwc]
+
+
+def remuxed(source: Path, path: Path, packets: Callable[[list[av.Packet]], list[av.Packet]]) -> Path:
+    """The video of `source` with other packets, nothing decoded."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(given.streams.video[0])
+        for packet in packets([p for p in given.demux(video=0) if p.size]):
+            packet.stream = stream
+            out.mux(packet)
+    return path
