@@ -74,10 +74,19 @@ def chance(records: list[Record], config: Config) -> dict[str, float]:
 
 def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exported:
     """A folder that plain transformers or peft load, compared with the model as the run evaluates it on a prompt in
-    which the first frame of each clip stands as a picture: that shows every weight, and any program can repeat it."""
+    which the first frame of each clip stands as a picture: that shows every weight, and any program can repeat it.
+    The card's code asks about a video file."""
     from mmrl.vlm.export import export as run
+    from video.usage import note, usage
 
-    return run(config, out, wanted, still(record))
+    done = run(config, out, wanted, still(record))
+    options, inputs = Model.model_validate(config.model.model_dump()), inputs_of(config)
+    return replace(
+        done,
+        pipeline="video-text-to-text",
+        usage=usage(options, inputs, record, adapter_only=wanted.adapter_only),
+        notes=(*done.notes, note(inputs)),
+    )
 
 
 def still(record: Record) -> Record:

@@ -11,12 +11,13 @@ import torch
 from mmrl.config import Config
 from mmrl.data.records import Record
 from mmrl.errors import UserError
-from mmrl.training.exported import Exported, Wanted, largest_difference, public_name
+from mmrl.training.exported import Exported, Wanted, largest_difference
 from mmrl.vlm import loading, merge
 from mmrl.vlm.config import Inputs, Model
 from mmrl.vlm.embedded_models import resolve
 from mmrl.vlm.lora import quiet_peft
 from mmrl.vlm.reload import Probe
+from mmrl.vlm.usage import usage
 
 
 def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exported:
@@ -121,45 +122,3 @@ def _same(probe: Probe, difference: float, what: str) -> None:
             f"{what}: its logits differ by {difference:.2g} (tolerance {probe.tolerance:.2g}) on record "
             f"{probe.record.id!r}; nothing was exported"
         )
-
-
-def usage(options: Model, inputs: Inputs, prompt: Any, *, adapter_only: bool) -> str:
-    """Code for the model card that loads the folder and asks the question of a held-out record: a trained model knows
-    the wording it was trained with. Texts are Python literals on one line."""
-    question = prompt if isinstance(prompt, str) and "`" not in prompt else "What is in the picture?"
-    trust = ", trust_remote_code=True" if options.trust_remote_code else ""
-    lines = ["import torch"]
-    if adapter_only:
-        name = public_name(loading.adapter_base(options))
-        base = f"resolve({ascii(name)})" if name.startswith("embedded:") else ascii(name)
-        lines += ["from mmrl.vlm.embedded_models import resolve"] if name.startswith("embedded:") else []
-        lines += ["from peft import PeftModel"]
-    lines += [
-        "from PIL import Image",
-        "from transformers import AutoModelForImageTextToText, AutoProcessor",
-        "",
-        'folder = "."  # this folder',
-    ]
-    if adapter_only:
-        lines += [
-            f"base = {base}  # the model it was trained on",
-            f'model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto"{trust})',
-            "model = PeftModel.from_pretrained(model, folder).eval()",
-        ]
-    else:
-        lines += [f'model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto"{trust}).eval()']
-    lines += [f"processor = AutoProcessor.from_pretrained(folder{trust})", "", "messages = ["]
-    if inputs.system is not None:
-        system = f'{{"type": "text", "text": {ascii(inputs.system)}}}'
-        lines += [f'    {{"role": "system", "content": [{system}]}},']
-    lines += [
-        f'    {{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": {ascii(question)}}}]}},',
-        "]",
-        "text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)",
-        'picture = Image.open("picture.png").convert("RGB")',
-        'batch = processor(text=[text], images=[picture], return_tensors="pt")',
-        "with torch.inference_mode():",
-        "    rows = model.generate(**batch, do_sample=False, max_new_tokens=256)",
-        'print(processor.decode(rows[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))',
-    ]
-    return "\n".join(lines)
