@@ -53,6 +53,11 @@ def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
         f"{count(epochs, 'pass', 'passes')} x {count(minibatches, 'minibatch', 'minibatches')}"
         f" = {count(updates, 'optimiser step')} per batch of rollouts, each over about {rows // minibatches} rollouts",
     ]
+    if ranks == 1 and config.distributed.mode == "fsdp2":
+        out.append(
+            "distributed.mode fsdp2 keeps weights in shards, and this is the plan of one process that holds them all: "
+            "the dry run under torchrun, with as many processes as the run, is that of one of them"
+        )
     budget = getattr(config.model, "piece_tokens", None)
     own = getattr(families.config_module(config.family), "piece_lines", None)
     if own is not None:

@@ -220,6 +220,14 @@ def test_group_arithmetic() -> None:
     assert lines[2].endswith("about 8 rollouts")
 
 
+def test_a_plan_of_shards_for_one_process_says_so() -> None:
+    config = resolve("quickstart/vlm", ["distributed.mode=fsdp2"])
+    recipe = recipe_of(config)
+    for ranks in (1, 2):
+        told = any("dry run under torchrun" in line for line in arithmetic(config, recipe, ranks=ranks))
+        assert told == (ranks == 1)
+
+
 def test_pieces_are_those_of_the_policy() -> None:
     """Literal numbers, and equal to the plan that training cuts by."""
     from mmrl.vlm.batching import plan
