@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from mmrl.config import Config, RewardSpec
+from functools import cache
+
+from mmrl.config import Config, RewardSpec, typed
 from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError
 from mmrl.rewards.plan import record_check
+from mmrl.vlm.memory import shape_of
 from video.clips import Clip
 from video.config import Inputs
-from video.frames import spec_of, times_of
+from video.frames import specs_of
 from video.reading import fitted, look, read
 from video.rewards import catalogue  # noqa: F401  (registers the rewards that `auto` stands for)
 from video.rewards.choice import right_letters
 
-#: Sides of frames while weights are not loaded yet: patches of 14 pixels, merged 2 x 2.
+#: Sides of what becomes a token in a model of unknown shape: patches of 14 pixels, merged 2 x 2.
 _FACTOR = 28
 _BY_DEFAULT = record_check([RewardSpec(name="auto")])
 
 
 def inputs_of(config: Config) -> Inputs:
-    return config.inputs if isinstance(config.inputs, Inputs) else Inputs.model_validate(config.inputs or {})
+    return typed(config.inputs, Inputs)
 
 
 def check(config: Config) -> None:
@@ -32,12 +35,21 @@ def check(config: Config) -> None:
         )
     if inputs.even_frames and inputs.frames == "fps" and inputs.max_frames < 2:
         raise UserError("inputs.max_frames: 1 frame is no pair; raise it, or set inputs.even_frames to false")
-    least = inputs.count if inputs.frames == "count" else inputs.min_frames
-    if inputs.video_max_pixels is not None and inputs.video_max_pixels < least * _FACTOR**2:
+    least, factor = inputs.count if inputs.frames == "count" else inputs.min_frames, _factor_of(config)
+    if inputs.video_max_pixels is not None and inputs.video_max_pixels < least * factor**2:
         raise UserError(
-            f"inputs.video_max_pixels: {inputs.video_max_pixels} leaves no {_FACTOR} x {_FACTOR} pixels to each of "
+            f"inputs.video_max_pixels: {inputs.video_max_pixels} leaves no {factor} x {factor} pixels to each of "
             f"{least} frames; raise it, or take fewer frames"
         )
+
+
+def _factor_of(config: Config | None) -> int:
+    """Sides of frames are multiples of it; known before weights load where the model's shape is."""
+    shape = None if config is None else _shape_of(config.model.path, config.model.base)
+    return _FACTOR if shape is None else shape.vision_patch * shape.vision_merge
+
+
+_shape_of = cache(shape_of)  # asked for each record
 
 
 def check_answer(record: Record, config: Config | None, *, whole: bool) -> None:
@@ -51,24 +63,23 @@ def check_answer(record: Record, config: Config | None, *, whole: bool) -> None:
         right_letters(record)
 
 
-def check_record(record: Record, inputs: Inputs, *, whole: bool) -> None:
-    """Opens the record's videos: their headers, or with `whole` the frames that will be asked for.
+def check_record(record: Record, config: Config | None, *, whole: bool) -> None:
+    """Opens the record's videos: their headers, or with `whole` the frames that will be asked for; without a
+    configuration by the default inputs.
 
     Raises RecordError for one that is missing, broken, without pictures, too long or too large.
     """
     if not record.videos:
         return
-    given = times_of(record) if inputs.frames == "times" else ((),) * len(record.videos)
+    inputs = Inputs() if config is None else inputs_of(config)
+    specs = specs_of(record, inputs, factor=_factor_of(config))
     try:
-        for source, times in zip(record.videos, given, strict=True):
-            spec = spec_of(inputs, factor=_FACTOR, times=times)
+        for source, spec in zip(record.videos, specs, strict=True):
             if isinstance(source, Clip):
                 fitted(source, spec)
             elif whole:
                 read(source, spec)
             else:
                 look(source, spec)
-    except RecordError:
-        raise
     except UserError as error:
         raise RecordError(record.id, str(error)) from error

@@ -19,7 +19,7 @@ from mmrl.vlm.adapters import Shape
 from mmrl.vlm.encode import Encoder, Prompt
 from video.clips import Clip
 from video.config import Inputs
-from video.frames import spec_of, times_of
+from video.frames import specs_of
 from video.reading import Clips
 
 
@@ -75,13 +75,9 @@ class VideoEncoder(Encoder):
         """The record's videos, frames chosen and resized. Raises RecordError for one that cannot be used."""
         if not record.videos:
             return []
-        given = times_of(record) if self.inputs.frames == "times" else ((),) * len(record.videos)
-        factor = int(self.video.patch_size * self.video.merge_size)
+        specs = specs_of(record, self.inputs, factor=int(self.video.patch_size * self.video.merge_size))
         try:
-            return [
-                self.clips(source, spec_of(self.inputs, factor=factor, times=times))
-                for source, times in zip(record.videos, given, strict=True)
-            ]
+            return [self.clips(source, spec) for source, spec in zip(record.videos, specs, strict=True)]
         except UserError as error:
             raise RecordError(record.id, str(error)) from error
 

@@ -10,12 +10,10 @@ Beside them the metrics of `mmrl.vlm.evaluate` for its own tasks, and the mean r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 
 from mmrl.config import Config
-from mmrl.core.groups import total_reward
 from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import UserError
@@ -23,7 +21,7 @@ from mmrl.rewards.score import Scorer
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts import Request, Rollouts
 from mmrl.vlm.chance import levels_of, mean_reward
-from mmrl.vlm.evaluate import mean, task_metrics
+from mmrl.vlm.evaluate import rewarded, task_metrics
 from mmrl.vlm.frame_look import frame_advice
 from video.clips import Clip
 from video.embedded.measures import MOST_LETTERS, blinded, by_type, constant_levels, exact_and_soft
@@ -44,15 +42,12 @@ def first_look(policy: Policy, records: Sequence[Record], config: Config) -> tup
         raise UserError("data.eval: no records to evaluate; add some")
     rollouts = greedy(policy, records, rows=config.sampling.batch_rows, seed=config.seed)
     outputs = [str(o) for o in rollouts.outputs]
-    with Scorer(config.rewards) as scorer:
-        scored = scorer.score(outputs, records, rollouts.info)
-    reward_n = total_reward(reward_nk=scored.reward_nk, weight_k=scored.weight_k)
     metrics = choice_metrics(outputs, records) | task_metrics(outputs, records)
     if lettered := _blindable(records):
         others = blinded(lettered, seed=config.seed)
         said = greedy(policy, others, rows=config.sampling.batch_rows, seed=config.seed).outputs
         metrics["blind_soft"] = exact_and_soft([str(o) for o in said], others)["soft"]
-    metrics["reward"] = mean([r for r in reward_n.tolist() if math.isfinite(r)])
+    metrics["reward"] = rewarded(rollouts, records, config)
     metrics = dict(sorted(metrics.items(), key=lambda item: "/" in item[0]))  # the whole before its types
     return metrics, frame_advice(outputs, records, rollouts.info)
 

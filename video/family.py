@@ -41,7 +41,7 @@ def look(record: Record, config: Config | None, *, whole: bool) -> None:
     """Looks at the record's answer and videos when it is read; without a configuration by the defaults. Raises
     UserError."""
     check_answer(record, config, whole=whole)
-    check_record(record, Inputs() if config is None else inputs_of(config), whole=whole)
+    check_record(record, config, whole=whole)
 
 
 def evaluate(policy: VideoPolicy, records: list[Record], config: Config) -> dict[str, float]:

@@ -67,6 +67,12 @@ def spec_of(inputs: Inputs, *, factor: int, times: tuple[float, ...] = ()) -> Sp
     )
 
 
+def specs_of(record: Record, inputs: Inputs, *, factor: int) -> list[Spec]:
+    """`spec_of` for each video of the record, with its own times where `inputs` take those. Raises as `times_of`."""
+    times = times_of(record) if inputs.frames == "times" else ((),) * len(record.videos)
+    return [spec_of(inputs, factor=factor, times=own) for own in times]
+
+
 def times_of(record: Record) -> tuple[tuple[float, ...], ...]:
     """Seconds at which each video of the record is looked at: meta `times`, a list, or a list for each video.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmrl.vlm.generate import DEFAULT_FRAME, settings, write_answers
+from mmrl.vlm.generate import DEFAULT_FRAME, answer, settings, write_answers
 
 
 def generate(
@@ -24,17 +24,6 @@ def generate(
     n       one answer is greedy, several are sampled.
     config  default the run's own. base: where the base model of an adapter is, if it is not found.
     """
-    from mmrl import families
-    from mmrl.core.streams import Streams
-    from mmrl.data.records import Record
-    from mmrl.training.rollouts import Request
-    from mmrl.training.setup import prepare_machine
-
     resolved = settings(checkpoint, config, base=base, family="video", train="clips:train")
-    prepare_machine(resolved)
-    policy = families.entry(resolved.family).load_policy(resolved)
-    pictures, clips = (tuple(str(p.resolve()) for p in paths or []) for paths in (image, video))
-    record = Record(id="generate", task="open-ended", prompt=prompt, images=pictures, videos=clips)
-    rollouts = policy.rollout([Request(record, n)], Streams(seed, 0, "generate"), greedy=n == 1)
-    answers = policy.describe(rollouts, range(len(rollouts)))
+    answers = answer(resolved, prompt, image or [], n=n, seed=seed, task="open-ended", videos=video or [])
     return write_answers(answers, out, prompt=prompt, checkpoint=str(checkpoint), seed=seed, frame=DEFAULT_FRAME)

@@ -108,7 +108,7 @@ def vision_trains(config: Config) -> bool:
 
 def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
     """The estimate as text, for one video a prompt; `size unknown` where the shapes are not known."""
-    shape = memory.shape_of(config.model.path)
+    shape = memory.shape_of(config.model.path, config.model.base)
     if shape is None:
         return [memory.unknown(config)]
     frames = frames_of(config.inputs, shape)
@@ -118,7 +118,7 @@ def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
     s = seen(config, shape, frames, ranks=ranks)
     trains = "with gradient" if vision_trains(config) else "frozen"
     part = (f"vision tower, {trains}, frames of {s.together} video(s) at once", s.kept)
-    found = memory.lines(config, e, shape, piece=piece, further=[part], update=s.kept, rollout=s.alive)
+    found = memory.lines(longer, e, shape, further=[part], update=s.kept, rollout=s.alive)
     limit = config.inputs.max_prompt_tokens
     told = (
         f"a video: at most {frames.count} frames of {frames.pixels} pixels = {frames.patches} patches = "

@@ -15,9 +15,8 @@ from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.training.rollouts import Request, Rollouts
-from mmrl.vlm.encode import Prompt, pictures_of, plain_text
+from mmrl.vlm.encode import Prompt
 from mmrl.vlm.policy import VlmPolicy
-from mmrl.vlm.show import pixel_boxes, true_boxes
 from video.encode import Noise, VideoEncoder, VideoPrompt
 from video.show import strip
 
@@ -71,19 +70,16 @@ class VideoPolicy(VlmPolicy):
         """Prompt, output and pictures: a strip of frames for each clip, then the record's pictures. Boxes are drawn on
         pictures only, where there is no clip before them."""
         self._settle()
-        found = []
-        for i in rows:
-            record, output = rollouts.records[i], str(rollouts.outputs[i])
-            strips = [strip(clip) for clip in self.encoder.clips_of(record)]
-            images = [*strips, *pictures_of(record, self.inputs)]
-            shown: dict[str, Any] = {"prompt": plain_text(record), "output": output, "images": images}
+        wanted = list(rows)
+        found = super().describe(rollouts, wanted)
+        for i, shown in zip(wanted, found, strict=True):
+            record = rollouts.records[i]
+            if strips := [strip(clip) for clip in self.encoder.clips_of(record)]:
+                shown["images"] = [*strips, *shown["images"]]
+                for boxes in ("boxes", "gold"):
+                    shown.pop(boxes, None)
             if record.answer is not None:
                 shown["answer"] = record.answer
-            if record.images and not strips:
-                original, seen = rollouts.rows[i].prompt.sizes[0]
-                shown["boxes"] = pixel_boxes(output, record, original_size=original, model_size=seen)
-                shown["gold"] = true_boxes(record, original_size=original, model_size=seen)
-            found.append(shown)
         return found
 
 

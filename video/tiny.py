@@ -1,26 +1,21 @@
 """Random video checkpoints of the Qwen-VL shapes, small enough for tests and CPU benchmarks, and clips to show them.
 
-The checkpoints are those of `mmrl.vlm.tiny`: their video processors are the real classes.
+The checkpoints are those of `mmrl.vlm.tiny`, patches of 4 pixels merged 2 x 2: their video processors are the real
+classes.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmrl.vlm import tiny
+from mmrl.vlm.tiny import build as build
 from video.clips import Clip
 
 KINDS = ("qwen2_5_vl", "qwen3_vl")
 #: Limits of `inputs` that leave the clips below as they are.
 INPUTS: dict[str, Any] = {"frame_min_pixels": 8 * 8, "frame_max_pixels": 32 * 32}
-
-
-def build(kind: str, folder: Path, *, seed: int = 0, **sizes: Any) -> Path:
-    """Write a random checkpoint of `kind` into `folder` and return it; patches of 4 pixels, merged 2 x 2."""
-    return tiny.build(kind, folder, seed=seed, **sizes)
 
 
 def noise_clip(frames: int, height: int, width: int, *, seed: int = 0, fps: float = 2.0) -> Clip:

@@ -68,17 +68,25 @@ def _by_defaults(file: Path, require: Require | None) -> tuple[Report, list[str]
 def _as_configured(file: Path, require: Require | None, name: str) -> tuple[Report, list[str]]:
     """(what a run of the configuration would find, its inputs)."""
     from mmrl import config_io
-    from mmrl.data.check import check_file
-    from mmrl.training.setup import check_family, load_extensions, look_of, needed, picture_limits
+    from mmrl.training.setup import check_family, load_extensions
 
     config = config_io.resolve(name)
     load_extensions(config)
     check_family(config)
-    imitates = config_io.recipe_of(config).experience == "records" if require is None else require is Require.response
-    further = look_of(config, whole=True, rewarded=not imitates)
-    wanted = needed(config, imitation=imitates) if require is None else require.value
-    report = check_file(file, require=wanted, further=further, **picture_limits(config))
+    report = _as_read(file, config, require)
     return report, [f"read as {name} says, family {config.family}, recipe {config.recipe}: {_told(config.inputs)}"]
+
+
+def _as_read(file: Path, config: Config, require: Require | None = None) -> Report:
+    """What a run of the configuration would find in a file."""
+    from mmrl import config_io
+    from mmrl.data.check import check_file
+    from mmrl.training.setup import look_of, needed, picture_limits
+
+    imitates = config_io.recipe_of(config).experience == "records" if require is None else require is Require.response
+    wanted = needed(config, imitation=imitates) if require is None else require.value
+    further = look_of(config, whole=True, rewarded=not imitates)
+    return check_file(file, require=wanted, further=further, **picture_limits(config))
 
 
 def _told(inputs: BaseModel) -> str:
@@ -126,17 +134,12 @@ def options_of(pairs: list[str]) -> dict[str, Any]:
 
 def data_problems(source: str, config: Config) -> list[str]:
     """Problems of one `data` entry of a configuration: an embedded set or a file."""
-    from mmrl import config_io, families
-    from mmrl.data.check import check_file
-    from mmrl.training.setup import look_of, needed, picture_limits
+    from mmrl import families
 
-    imitates = config_io.recipe_of(config).experience == "records"
     try:
         if not Path(source).exists():
             families.entry(config.family).builtin(source)
             return []
-        further = look_of(config, whole=True, rewarded=not imitates)
-        require = needed(config, imitation=imitates)
-        return check_file(Path(source), require=require, further=further, **picture_limits(config)).problems
+        return _as_read(Path(source), config).problems
     except UserError as error:
         return [str(error)]

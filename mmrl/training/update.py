@@ -175,10 +175,9 @@ def streaming_update(
 
     two_pass forces the two exact passes. global_counts replaces the counts of the table (rows that are counted, not
     forwarded). keep_scope False lets a policy split below the scope of the stages (never below that of logit reducers),
-    which then takes two passes. watch: further
-    channels of the policy for the log (entropy), without influence on the gradient. team: both `rollouts` and `table`
-    hold the rows of all ranks; this one runs `rollouts.mine`. spare: rows of this rank that a sharded policy can keep
-    step with when it has none in this update.
+    which then takes two passes. watch: further channels of the policy for the log (entropy), without influence on the
+    gradient. team: both `rollouts` and `table` hold the rows of all ranks; this one runs `rollouts.mine`. spare: rows
+    of this rank that a sharded policy can keep step with when it has none in this update.
     """
     scope: Scope = objective.scope if keep_scope else objective.chunk_scope  # type: ignore[assignment]
     own = rollouts if team.size == 1 else rollouts.select(rollouts.mine)

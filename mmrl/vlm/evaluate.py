@@ -50,11 +50,16 @@ def first_look(policy: Policy, records: Sequence[Record], config: Config) -> tup
         raise UserError("data.eval: no records to evaluate; add some")
     rollouts = greedy(policy, records, rows=config.sampling.batch_rows, seed=config.seed)
     outputs = [str(o) for o in rollouts.outputs]
-    with Scorer(config.rewards) as scorer:
-        scored = scorer.score(outputs, records, rollouts.info)
-    reward_n = total_reward(reward_nk=scored.reward_nk, weight_k=scored.weight_k)
-    metrics = {**task_metrics(outputs, records), "reward": mean([r for r in reward_n.tolist() if math.isfinite(r)])}
+    metrics = {**task_metrics(outputs, records), "reward": rewarded(rollouts, records, config)}
     return metrics, frame_advice(outputs, records, rollouts.info)
+
+
+def rewarded(rollouts: Rollouts, records: Sequence[Record], config: Config) -> float:
+    """Mean of the weighted total reward over the answers that have one."""
+    with Scorer(config.rewards) as scorer:
+        scored = scorer.score([str(o) for o in rollouts.outputs], records, rollouts.info)
+    reward_n = total_reward(reward_nk=scored.reward_nk, weight_k=scored.weight_k)
+    return mean([r for r in reward_n.tolist() if math.isfinite(r)])
 
 
 def chance(records: Sequence[Record], config: Config) -> dict[str, float]:

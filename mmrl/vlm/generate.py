@@ -45,11 +45,21 @@ def generate(
     return write_answers(answers, out, prompt=prompt, checkpoint=str(checkpoint), seed=seed, frame=used)
 
 
-def answer(resolved: Config, prompt: str, images: list[Path], *, n: int, seed: int, frame: str) -> list[dict[str, Any]]:
+def answer(
+    resolved: Config,
+    prompt: str,
+    images: list[Path],
+    *,
+    n: int,
+    seed: int,
+    frame: str = DEFAULT_FRAME,
+    task: str = "detection",
+    videos: list[Path] | None = None,
+) -> list[dict[str, Any]]:
     """`n` answers of the configuration's model as {"prompt", "output", "images": [PIL], "boxes": [pixel boxes on the
     first picture]}.
 
-    frame   the coordinates the model writes its boxes in.
+    frame   the coordinates the model writes its boxes in. videos: where its family reads them.
     """
     from mmrl import families
     from mmrl.core.streams import Streams
@@ -59,8 +69,8 @@ def answer(resolved: Config, prompt: str, images: list[Path], *, n: int, seed: i
 
     prepare_machine(resolved)
     policy = families.entry(resolved.family).load_policy(resolved)
-    pictures = tuple(str(p.resolve()) for p in images)
-    record = Record(id="generate", task="detection", prompt=prompt, images=pictures, frame=frame)
+    pictures, clips = (tuple(str(p.resolve()) for p in paths) for paths in (images, videos or []))
+    record = Record(id="generate", task=task, prompt=prompt, images=pictures, videos=clips, frame=frame)
     rollouts = policy.rollout([Request(record, n)], Streams(seed, 0, "generate"), greedy=n == 1)
     answers: list[dict[str, Any]] = policy.describe(rollouts, range(len(rollouts)))
     return answers

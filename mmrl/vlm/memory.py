@@ -25,6 +25,7 @@ from mmrl.training.memory import (
     rows_per_rank,
     table,
 )
+from mmrl.training.model_folder import base_of
 from mmrl.vlm.embedded_models import resolve
 
 #: Logits that the output layer makes at once on a GPU (`mmrl.core.head_blocks.ELSEWHERE`, which loads torch).
@@ -87,9 +88,11 @@ class Shape:
         return self.language + self.vision
 
 
-def shape_of(path: str) -> Shape | None:
-    """The shape of a model folder (its config.json) or of one named in configs/models/qwen_vl.yaml; None if unknown."""
-    folder = Path(resolve(path))
+def shape_of(path: str, base: str | None = None) -> Shape | None:
+    """The shape of a model folder (its config.json; of an adapter that of its base), or of a model named in
+    configs/models/qwen_vl.yaml; None if unknown."""
+    path = base_of(resolve(path), base, resolve=resolve)
+    folder = Path(path)
     if folder.is_dir():
         file = folder / "config.json"
         if not file.is_file():
@@ -215,7 +218,7 @@ def trainable_count(config: Config, shape: Shape) -> int:
 
 def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
     """The estimate as text; `size unknown` where the shapes are not known."""
-    shape = shape_of(config.model.path)
+    shape = shape_of(config.model.path, config.model.base)
     if shape is None:
         return [unknown(config)]
     return lines(config, estimate(config, recipe, shape, ranks=ranks), shape)
@@ -233,20 +236,19 @@ def lines(
     e: Estimate,
     shape: Shape,
     *,
-    piece: int | None = None,
     further: Sequence[Part] = (),
     update: float = 0.0,
     rollout: float = 0.0,
 ) -> list[str]:
     """The estimate as text. `further` parts of a family stand behind the others, `update` and `rollout` are what they
-    add to the peaks; piece: tokens of a piece, where they are not model.piece_tokens."""
+    add to the peaks."""
     parts = [
         ("weights", e.weights),
         ("frozen reference", e.reference),
         ("gradients", e.gradients),
         ("optimiser", e.optimiser),
         *([("moving average", e.average)] if config.ema.enabled else []),
-        (f"activations of a piece of {piece or config.model.piece_tokens} tokens", e.activations),
+        (f"activations of a piece of {config.model.piece_tokens} tokens", e.activations),
         ("key-value cache of the rollout, every row at full length", e.cache),
         *further,
     ]

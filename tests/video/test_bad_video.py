@@ -24,6 +24,7 @@ from mmrl.training.rollouts import Request
 from mmrl.training.run import train
 from mmrl.training.setup import load_records
 from video import tiny
+from video.check import check
 from video.frames import Spec
 from video.reading import look, read
 
@@ -243,7 +244,7 @@ def test_check_data_lists_every_bad_video(tmp_path: Path, capsys: pytest.Capture
     [
         ({"frames": "count", "count": 5}, "inputs.count: 5 is odd"),
         ({"max_frames": 1, "min_frames": 1}, "inputs.max_frames: 1 frame is no pair"),
-        ({"video_max_pixels": 1000}, "inputs.video_max_pixels: 1000 leaves no"),
+        ({"video_max_pixels": 100}, "inputs.video_max_pixels: 100 leaves no"),
         ({"min_frames": 20}, "more than max_frames"),
         ({"frame_min_pixels": 10, "frame_max_pixels": 9}, "more than frame_max_pixels"),
         ({"frame": "fps"}, "frame"),
@@ -255,3 +256,24 @@ def test_inputs_that_cannot_be_met(inputs: dict[str, Any], said: str, tmp_path: 
     body = settings(tmp_path, model, train="clips:train") | {"inputs": inputs}
     with pytest.raises(UserError, match=said):
         check_family(config_io.build(body, folder=tmp_path))
+
+
+def test_the_least_side_of_a_frame_is_that_of_the_model(tmp_path: Path) -> None:
+    """The embedded model has tokens of 16 x 16 pixels, models of unknown shape are taken to have 28 x 28."""
+
+    def checked(path: str, most: int) -> None:
+        inputs = {"frames": "count", "count": 8, "video_max_pixels": most}
+        body = {
+            "family": "video",
+            "recipe": "grpo",
+            "model": {"path": path},
+            "data": {"train": "clips:train"},
+            "inputs": inputs,
+        }
+        check(config_io.build(body, folder=tmp_path))
+
+    checked("embedded:video", 8 * 16**2)
+    with pytest.raises(UserError, match="2047 leaves no 16 x 16 pixels to each of 8 frames"):
+        checked("embedded:video", 8 * 16**2 - 1)
+    with pytest.raises(UserError, match="2048 leaves no 28 x 28 pixels to each of 8 frames"):
+        checked("someone/unknown", 8 * 16**2)

@@ -55,13 +55,12 @@ def settings(folder: Path, **sections: Any) -> Path:
         "out": str(folder / "run"),
         "threads": 1,
         "device": "cpu",
-        "model": {"path": str(folder / "model")},
+        "model": {"path": "embedded:video"},
         "inputs": tiny.INPUTS,
         "data": {"train": "train.jsonl"},
     }
     for key, value in sections.items():
         body[key] = {**body[key], **value} if isinstance(body.get(key), dict) else value
-    (folder / "model").mkdir(exist_ok=True)  # empty: nothing can be loaded from it
     (folder / "train.jsonl").touch()
     (folder / "run.yaml").write_text(yaml.safe_dump(body))
     return folder / "run.yaml"

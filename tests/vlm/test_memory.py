@@ -119,3 +119,15 @@ def test_a_broken_model_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{\n  oops\n}")
     with pytest.raises(UserError, match="line 2"):
         memory.shape_of(str(tmp_path))
+
+
+def test_an_adapter_has_the_shape_of_its_base(tmp_path: Path) -> None:
+    base = memory.shape_of("embedded:vlm")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "embedded:vlm"}))
+    assert memory.shape_of(str(adapter)) == base
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": None}))
+    assert memory.shape_of(str(adapter), "embedded:vlm") == base
+    with pytest.raises(UserError, match="base_model_name_or_path is missing"):
+        memory.shape_of(str(adapter))

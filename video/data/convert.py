@@ -75,10 +75,9 @@ def convert(
     for key in own:
         if key not in inspect.signature(read).parameters:
             raise UserError(f"--{key}: {layout} does not take it; leave it out")
-    if layout == "nextgqa" and own.get("task", "choice") not in nextgqa.TASKS:
-        raise UserError(f"--task: unknown task {own['task']!r}{nearest(own['task'], nextgqa.TASKS)}")
     done = Converted([])
     seen: set[str] = set()
+    there: set[str] = set()
     for found in read(source, videos or source.parent, ask=ask, **own):
         if isinstance(found, str):
             done.left_out[found] += 1
@@ -86,8 +85,18 @@ def convert(
         if found.id in seen:
             raise UserError(f"{source}: the id {found.id!r} is there twice; ids must differ")
         seen.add(found.id)
-        _take(found, done, drop_missing)
-    return _of_types(done, types, source)
+        there.add(str(found.meta["type"]))
+        if types and str(found.meta["type"]) not in types:
+            done.left_out["another type"] += 1
+        else:
+            _take(found, done, drop_missing)
+    for one in types:
+        if one not in there:
+            raise UserError(f"--types: no question of type {one!r} in {source}{nearest(one, there)}")
+    if not done.records:
+        why = ", ".join(f"{reason} {n}" for reason, n in done.left_out.items())
+        raise UserError(f"{source}: no record is left ({why or 'the file gives none'})")
+    return done
 
 
 def _take(record: Record, done: Converted, drop_missing: bool) -> None:
@@ -97,23 +106,6 @@ def _take(record: Record, done: Converted, drop_missing: bool) -> None:
         return
     done.missing += gone[:1]
     done.records.append(record)
-
-
-def _of_types(done: Converted, types: Sequence[str], source: Path) -> Converted:
-    there = {str(r.meta["type"]) for r in done.records}
-    for one in types:
-        if one not in there:
-            raise UserError(f"--types: no question of type {one!r} in {source}{nearest(one, there)}")
-    if types:
-        kept = [r for r in done.records if r.meta["type"] in types]
-        if len(kept) < len(done.records):
-            done.left_out["another type"] += len(done.records) - len(kept)
-        done.records = kept
-        done.missing = [p for r in kept for p in (*r.images, *r.videos)[:1] if not Path(p).is_file()]
-    if not done.records:
-        why = ", ".join(f"{reason} {n}" for reason, n in done.left_out.items())
-        raise UserError(f"{source}: no record is left ({why or 'the file gives none'})")
-    return done
 
 
 def convert_file(layout: str, source: Path, out: Path, **options: Any) -> list[str]:

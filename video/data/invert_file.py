@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from mmrl.data.answers import inside_tags
 from mmrl.errors import UserError
 from video.data.files import Row, moved, rows_of, write_rows, write_text
 from video.data.invert import Inverted, Rules, invert, item_stream
@@ -126,8 +127,7 @@ def _question(row: Row, where: str) -> tuple[str, list[str], int] | str:
     letters = [answer] if isinstance(answer, str) else answer
     if not isinstance(letters, list) or not letters or not all(isinstance(letter, str) for letter in letters):
         raise UserError(f"{where}: answer must be letters such as 'B' or 'B,C', got {answer!r:.60}")
-    bare = ",".join(letters).replace("<answer>", "").replace("</answer>", "")
-    right = indices_of(bare, len(options), where)
+    right = indices_of(",".join(map(inside_tags, letters)), len(options), where)
     if len(set(right)) != 1 or len(options) < 2:
         return SEVERAL
     same = sum(" ".join(option.split()).lower() == " ".join(options[right[0]].split()).lower() for option in options)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.data.records import Record
-from mmrl.errors import UserError
+from mmrl.errors import UserError, nearest
 from video.data.files import Row, json_object, name_of, rows_of, text_of
 from video.data.layout import ALIKE, Ask, choice_record, first_existing, open_record
 
@@ -30,6 +30,8 @@ def read(path: Path, videos: Path, *, ask: Ask = "mixed", task: str = "choice") 
     meta   question, options, type (CW, CH, TN, TC, TP), and segments, duration where spans are given.
     Raises UserError that starts with the place.
     """
+    if task not in TASKS:
+        raise UserError(f"--task: unknown task {task!r}{nearest(task, TASKS)}")
     spans = _beside(path, f"gsub_{path.stem}.json")
     folders = _beside(path, "map_vid_vidorID.json")
     if task == "grounding-time" and not spans:
