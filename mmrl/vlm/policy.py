@@ -45,9 +45,7 @@ class VlmPolicy(Policy):
     keys = frozenset({"prompt", "record", "task"})
     reduces = True
 
-    #: What turns records into prompts, and the options of a request's `sampling` that are its own, not the sampler's.
-    ENCODER: type[Encoder] = Encoder
-    INPUT_OPTIONS: tuple[str, ...] = ()
+    ENCODER: type[Encoder] = Encoder  # turns records into prompts, by INPUT_OPTIONS where it has some
 
     def __init__(
         self,
@@ -137,11 +135,10 @@ class VlmPolicy(Policy):
 
     def _settings(self, request: Request, greedy: bool) -> Settings:
         known = ("temperature", "top_p", "top_k", "max_new_tokens")
+        valid = (*known, *self.INPUT_OPTIONS)
         for name in request.sampling:
-            if name not in (*known, *self.INPUT_OPTIONS):
-                raise UserError(
-                    f"sampling override: unknown option {name!r}{nearest(name, (*known, *self.INPUT_OPTIONS))}"
-                )
+            if name not in valid:
+                raise UserError(f"sampling override: unknown option {name!r}{nearest(name, valid)}")
         own = {k: v for k, v in request.sampling.items() if k in known}
         merged = Sampling.model_validate(self.sampling.model_dump() | own)
         return Settings(**{k: getattr(merged, k) for k in known}, greedy=greedy)

@@ -180,6 +180,8 @@ def test_missing_videos_are_told_or_left_out(tmp_path):
     (tmp_path / "Sequence_T2_5.mp4").touch()
     done = convert("star", tmp_path / "star.json", drop_missing=True)
     assert [r.id for r in done.records] == ["Sequence_T2_5"] and done.left_out["video or picture not there"] == 1
+    with pytest.raises(UserError, match=r"no record is left \(.*video or picture not there 1"):  # the type is there
+        convert("star", tmp_path / "star.json", types=["Interaction"], drop_missing=True)
 
 
 def test_what_prompts_ask_for():
