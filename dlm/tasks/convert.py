@@ -8,8 +8,6 @@ python -m dlm.tasks.convert generated "sums:train?steps=6&n=2000" --out sums.jso
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from dlm.tasks import countdown, gsm8k, math, sudoku4
 from dlm.tasks.catalogue import builtin
 from dlm.tasks.layout import STYLES
 from mmrl.data.records import Record
+from mmrl.data.write import row_of, write_rows
 from mmrl.errors import UserError
 
 READERS: dict[str, Callable[..., list[Record]]] = {
@@ -27,25 +26,6 @@ READERS: dict[str, Callable[..., list[Record]]] = {
     "sudoku4": sudoku4.read,
 }
 GENERATED = "generated"
-
-
-def line(record: Record) -> str:
-    """The record as one line of JSONL, which `mmrl.data.read` reads back to an equal record."""
-    row = {"id": record.id, "task": record.task, "prompt": record.prompt, "answer": record.answer}
-    if record.response is not None:
-        row["response"] = record.response
-    return json.dumps(row | {"meta": record.meta}, ensure_ascii=False)
-
-
-def write(records: Sequence[Record], out: Path) -> None:
-    """All records to a file, complete or not at all. Raises UserError when it cannot be written."""
-    part = out.with_name(out.name + ".part")
-    try:
-        part.write_text("".join(line(r) + "\n" for r in records), encoding="utf-8")
-        os.replace(part, out)
-    except (OSError, UnicodeEncodeError) as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"--out {out}: cannot be written ({error})") from error
 
 
 def pick(
@@ -89,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if min(given.last, given.drop_last) < 0 or (given.last and given.drop_last):
             raise UserError("--last and --drop-last: give one of them, a number of at least 1")
         kept = pick(records, levels=given.levels, numbers=given.numbers, last=given.last, drop_last=given.drop_last)
-        write(kept, given.out)
+        write_rows([row_of(record, given.out) for record in kept], given.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,11 +5,11 @@ Loads no torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mmrl.data.json_rows import json_rows, not_utf8
 from mmrl.data.records import Record
 from mmrl.data.rows import Require, make_record
 from mmrl.data.tables import is_table, table_rows
@@ -99,16 +99,10 @@ def _rows(path: Path) -> Iterator[tuple[int | str, Any]]:
     if is_table(path):
         yield from ((f"#{number}", row) for number, row in enumerate(table_rows(path), start=1))
         return
-    if path.suffix == ".json":
-        yield from _array(path)
-        return
     if path.suffix == TEXT and path.is_file():
         yield from _prompts(path)
         return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _parse(line.strip(b"\r\n"), f"{path}:{number}", first=number == 1)
+    yield from json_rows(path)
 
 
 def _prompts(path: Path) -> Iterator[tuple[int, Any]]:
@@ -120,76 +114,10 @@ def _prompts(path: Path) -> Iterator[tuple[int, Any]]:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
                 found = True
-                yield number, _not_utf8(f"{path}:{number}", error)
+                yield number, not_utf8(f"{path}:{number}", error)
                 continue
             if text and not text.startswith("#"):
                 found = True
                 yield number, {"prompt": text}
     if not found:
         raise UserError(f"data: no prompts in {path}; write one a line")
-
-
-def _array(path: Path) -> Iterator[tuple[str, Any]]:
-    """A .json file that holds one list of records; rows are numbered `#1`, `#2`, ..."""
-    rows = _parse(path.read_bytes(), str(path), first=True)
-    if isinstance(rows, UserError):
-        raise rows
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: expected a list of records; or write JSONL (one object a line) and name it .jsonl")
-    for number, row in enumerate(rows, start=1):
-        yield f"#{number}", row
-
-
-def _parse(line: bytes, where: str, *, first: bool) -> Any:
-    try:
-        text = line.decode("utf-8-sig" if first else "utf-8")
-        row = json.loads(
-            text, parse_constant=_refuse, parse_float=_finite, parse_int=_moderate, object_pairs_hook=_unique
-        )
-        if "\\ud" in text or "\\uD" in text:  # an escape may stand for half a character, which no tokenizer takes
-            json.dumps(row, ensure_ascii=False).encode()
-        return row
-    except UnicodeEncodeError:
-        return UserError(f"{where}: half a surrogate pair (an escape \\ud800 to \\udfff alone); write whole characters")
-    except UnicodeDecodeError as error:
-        return _not_utf8(where, error)
-    except json.JSONDecodeError as error:
-        return UserError(f"{where}: broken JSON at {_place(error)}: {error.msg}; write one object a line")
-    except RecursionError:
-        return UserError(f"{where}: JSON nested too deeply")
-    except ValueError as error:
-        return UserError(f"{where}: {error}")
-
-
-def _not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
-    return UserError(f"{where}: not UTF-8 text (byte {error.start}); save the file as UTF-8")
-
-
-def _place(error: json.JSONDecodeError) -> str:
-    return f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not allowed in JSON; use a finite number, or null")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text:.30} is too large; use a finite number")
-    return value
-
-
-def _moderate(text: str) -> int:
-    if len(text) > 19:  # more than 64 bits: no number of a record needs them, and floats lose them
-        raise ValueError(f"the number {text:.30}... is too large; use a smaller one")
-    return int(text)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) < len(pairs):
-        names = [k for k, _ in pairs]
-        twice = next(k for k in names if names.count(k) > 1)
-        raise ValueError(f"the field {twice!r} is given twice; keep one")
-    return out

@@ -21,7 +21,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORDS = ("A", "I")
 
 
-def answer_text(record: Record) -> str | None:
+def answer_in_words(record: Record) -> str | None:
     """The record's answer in words; None where it is no text or number."""
     answer = record.answer
     if isinstance(answer, (list, tuple)) and answer and all(isinstance(part, str) for part in answer):
@@ -34,7 +34,7 @@ def answer_text(record: Record) -> str | None:
 
 def ask(record: Record) -> str | None:
     """What is added to the prompt to be shown how its answer is found; None without an answer in words."""
-    answer = answer_text(record)
+    answer = answer_in_words(record)
     return None if answer is None else ASK.format(answer=answer)
 
 
@@ -45,7 +45,7 @@ def reasoning(output: Any, record: Record) -> str:
     text = str(output)
     found = _THOUGHT.search(text)
     text = _ANSWER.sub("", found.group(1) if found else text)
-    said = answer_text(record)
+    said = answer_in_words(record)
     parts = [] if said is None else [part.strip() for part in said.split(",") if part.strip()]
     gold = [pattern for part in parts for pattern in _tells(part, record)]
     kept = [

@@ -12,6 +12,7 @@ bytes.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from tokenizers import Tokenizer, decoders
@@ -103,8 +104,13 @@ def vocabulary() -> list[str]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Every piece costs the same, so the best segmentation is the shortest one; a byte costs much more."""
-    scores = [(piece, -20.0 if re.fullmatch(r"<0x..>", piece) else -1.0) for piece in vocabulary()]
+    return tokenizer_of(vocabulary())
+
+
+def tokenizer_of(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer with this vocabulary, in order, `SPECIAL` and the 256 bytes in it. Every piece costs the same, so the
+    best segmentation is the shortest one; a byte costs much more."""
+    scores = [(piece, -20.0 if re.fullmatch(r"<0x..>", piece) else -1.0) for piece in pieces]
     core = Tokenizer(Unigram(scores, unk_id=0, byte_fallback=True))
     core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return PreTrainedTokenizerFast(

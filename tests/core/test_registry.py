@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from core_world import world
@@ -53,6 +56,13 @@ def test_mistakes_name_the_nearest(kind: str, spec: object, message: str) -> Non
         bind(kind, spec)  # type: ignore[arg-type]
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_stage_imported_alone_knows_its_channels() -> None:
+    """Not the options that these names would be without the reducer that fills them."""
+    code = "import mmrl.core.weights.tw; from mmrl.core.registry import find; print(*find('weight', 'tw').optional)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["divergence_nt", "divergence_active_nt", "js_nt", "js_active_nt"]
 
 
 def test_needs_are_read_from_the_signature() -> None:

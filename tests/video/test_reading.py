@@ -155,16 +155,16 @@ def test_frames_are_resized_as_the_processors_do(tmp_path: Path) -> None:
 
 
 def test_only_what_is_needed_is_decoded(tmp_path: Path, decoded: list[str]) -> None:
-    """Half an hour at one frame a second, a key frame every 10: 4 frames cost at most 4 such stretches."""
-    path = write_video(tmp_path / "a.mp4", [float(i) for i in range(1800)], size=(32, 32), base=1)
+    """An hour at one frame a second, a key frame every 10: 4 frames cost at most 4 such stretches."""
+    path = write_video(tmp_path / "a.mp4", [float(i) for i in range(3600)], size=(32, 32), base=1)
     clip = read(path, Spec(max_frames=4))
-    assert clip.times_n.tolist() == [0, 600, 1199, 1799] and clip.seconds == 1800
-    assert [n % 42 for n in (0, 600, 1199, 1799)] == [n % 42 for n in numbers(clip.frames_nhwc)]
+    assert clip.times_n.tolist() == [0, 1200, 2399, 3599] and clip.seconds == 3600
+    assert [n % 42 for n in (0, 1200, 2399, 3599)] == [n % 42 for n in numbers(clip.frames_nhwc)]
     assert 4 <= len(decoded) <= 4 * 13
     decoded.clear()
-    with pytest.raises(UserError, match=r"a\.mp4: 1800\.0 seconds are more than inputs\.max_video_seconds 600"):
+    with pytest.raises(UserError, match=r"a\.mp4: 3600\.0 seconds are more than inputs\.max_video_seconds 600"):
         read(path, Spec(max_seconds=600))
-    with pytest.raises(UserError, match="1800.0 seconds"):
+    with pytest.raises(UserError, match="3600.0 seconds"):
         look(path, Spec(max_seconds=600))
     assert not decoded, "refused before anything is decoded"
 

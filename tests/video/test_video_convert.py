@@ -12,9 +12,10 @@ from video_files import steady, write_video
 from mmrl.cli.main import run
 from mmrl.data.check import check_file
 from mmrl.data.read import read_records
+from mmrl.data.write import row_of, shown_path
 from mmrl.errors import UserError
 from video.data.convert import READERS, convert, convert_file
-from video.data.files import moved, row_of, shown_path
+from video.data.files import moved
 from video.data.layout import choice_prompt, indices_of, without_letters
 
 DATA = Path(__file__).parent / "data"
@@ -312,6 +313,10 @@ COMMANDS = {
     "broken": (["star", "broken.json", "o.jsonl"], "broken JSON at line 1"),
     "object": (["star", "object.json", "o.jsonl"], "expected a list"),
     "nan": (["star", "nan.json", "o.jsonl"], "NaN is not allowed"),
+    "doubled": (["star", "doubled.json", "o.jsonl"], "doubled.json: the field 'start' is given twice"),
+    "half": (["star", "half.jsonl", "o.jsonl"], "half.jsonl:1: half a surrogate pair"),
+    "huge": (["star", "huge.jsonl", "o.jsonl"], "huge.jsonl:2: the number 1e999 is too large"),
+    "below a file": (["star", "star.json", "star.json/o.jsonl"], "o.jsonl: cannot be written"),
     "dropped": (["star", "star.json", "o.jsonl", "--drop-missing"], "no record is left"),
 }
 
@@ -323,6 +328,9 @@ def test_faults_of_the_command_are_one_line(case, tmp_path, capsys, monkeypatch)
     (tmp_path / "broken.json").write_text("[")
     (tmp_path / "object.json").write_text("{}")
     (tmp_path / "nan.json").write_text('[{"start": NaN}]')
+    (tmp_path / "doubled.json").write_text('[{"start": 1, "start": 2}]')
+    (tmp_path / "half.jsonl").write_text('{"question": "\\ud83d"}\n')
+    (tmp_path / "huge.jsonl").write_text('\n{"start": 1e999}\n')
     arguments, says = COMMANDS[case]
     assert run(["data", "convert", *arguments]) == 2
     error = capsys.readouterr().err

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from mmrl.cli.main import run
 from mmrl.data.read import read_records
+from mmrl.data.write import write_rows
 from mmrl.errors import UserError
-from video.data.files import rows_of, write_rows
+from video.data.files import rows_of
 from video.data.invert import NEXTGQA, STAR_SECOND, STAR_START, invert, item_stream, negate
 from video.data.invert_file import invert_file, report_path
 from video.data.layout import choice_prompt
@@ -273,6 +274,7 @@ FAULTS = {
     "share": (["in.jsonl", "o.jsonl", "--rules", "star", "--share", "1.5"], "share"),
     "same file": (["in.jsonl", "in.jsonl", "--rules", "star"], "overwritten"),
     "broken": (["broken.jsonl", "o.jsonl", "--rules", "star"], "broken.jsonl:1: broken JSON"),
+    "twice": (["twice.jsonl", "o.jsonl", "--rules", "star"], "twice.jsonl:1: the field 'id' is given twice"),
     "empty": (["empty.jsonl", "o.jsonl", "--rules", "star"], "no rows"),
     "no questions": (["texts.jsonl", "o.jsonl", "--rules", "star"], "mmrl data convert"),
     "letter": (["letter.jsonl", "o.jsonl", "--rules", "star"], "letter.jsonl:1: the answer 'F' is no letter"),
@@ -287,6 +289,7 @@ def test_faults_are_one_line(case, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_rows([row(0)], tmp_path / "in.jsonl")
     (tmp_path / "broken.jsonl").write_text("{")
+    (tmp_path / "twice.jsonl").write_text('{"id": "a", "id": "b"}')
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "list.jsonl").write_text("[1]")
     write_rows([{"prompt": "a", "answer": "b"}], tmp_path / "texts.jsonl")

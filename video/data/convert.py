@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.data.records import Record
+from mmrl.data.write import row_of, write_rows
 from mmrl.errors import UserError, nearest
 from video.data import clevrer, mmvu, nextgqa, star, tw_grpo, video_r1
-from video.data.files import row_of, write_rows
 from video.data.layout import ASK
 
 READERS: dict[str, Callable[..., Iterator[Record | str]]] = {
@@ -115,5 +115,5 @@ def convert_file(layout: str, source: Path, out: Path, **options: Any) -> list[s
     if out.suffix != ".jsonl":
         raise UserError(f"{out}: what is written is JSONL; name it .jsonl")
     done = convert(layout, source, **options)
-    write_rows([row_of(record, out) for record in done.records], out)
+    write_rows([row_of(record, out) for record in done.records], out, parents=True)
     return done.lines(out)

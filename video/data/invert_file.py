@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmrl.data.answers import inside_tags
+from mmrl.data.write import write_rows, write_text
 from mmrl.errors import UserError
-from video.data.files import Row, moved, rows_of, write_rows, write_text
+from video.data.files import Row, moved, rows_of
 from video.data.invert import Inverted, Rules, invert, item_stream
 from video.data.layout import ALIKE, ASK, Ask, choice_prompt, indices_of
 
@@ -84,7 +85,7 @@ def invert_file(source: Path, out: Path, *, rules: Rules, share: float = 0.5, se
             f"{source}: none of its {report.rows} rows is a question that can be inverted ({NO_QUESTION}); "
             "make such a file by: mmrl data convert"
         )
-    write_rows(rows, out)
+    write_rows(rows, out, parents=True)
     write_text(report.as_json(), report_path(out))
     return report
 

@@ -12,9 +12,9 @@ from dlm.rewards.expression import value
 from dlm.tasks import arithmetic, builtin, chance, countdown, sorting, sudoku4, sums
 from dlm.tasks.base import SPLITS, split_of
 from dlm.tasks.catalogue import CHARACTERS, SETS
-from dlm.tasks.convert import line
 from mmrl.data.read import read_records
 from mmrl.data.records import Record
+from mmrl.data.write import row_of, write_rows
 from mmrl.errors import UserError
 
 #: The first prompts of each held-out set.
@@ -181,7 +181,7 @@ def test_chance_of_open_puzzles_is_the_best_grid():
 def test_the_reader_takes_them_back(tmp_path, name):
     """They are plain text records: prompt, answer, task."""
     records = some(name, "train", 20, style="d1")
-    (tmp_path / "a.jsonl").write_text("\n".join(map(line, records)))
+    write_rows([row_of(r, tmp_path / "a.jsonl") for r in records], tmp_path / "a.jsonl")
     assert read_records(tmp_path / "a.jsonl")[0] == records
 
 

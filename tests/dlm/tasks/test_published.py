@@ -10,6 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from dlm.rewards import catalogue  # noqa: F401  (registers the rewards that `Rewards` names)
 from dlm.rewards.correct import is_correct
 from dlm.tasks import convert, countdown, gsm8k, math, sudoku4
 from mmrl.config import Rewards
