@@ -6,9 +6,9 @@ thread. Every step reads another file; clips are not cached.
 decode      frames from an H.264 file of 8 seconds, chosen at 2 a second and resized
 encode      the processor: patches, ids, positions
 step        rollout and update of the trainer, with `inputs.read_ahead` off and on (the next step's clips are read and
-            encoded by another thread beside the update)
+            encoded by another thread beside the update), in runs that take turns
 
-Equality first: both runs end with the same weights.
+Equality first: all runs end with the same weights.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ NAMES = ("mmrl", "torch", "transformers", "av")
 FRAMES, SIDE, SECONDS, RATE = 16, 224, 8, 30
 SOURCES = ((224, 224), (640, 360))
 LIMIT = 0.10
+ROUNDS = 3  # runs of each kind, in turns: a machine that slows down slows both
 
 
 def write(path: Path, size: tuple[int, int], seed: int) -> None:
@@ -81,15 +82,16 @@ def case(size: list[int], steps: int, quick: bool) -> dict[str, Any]:
             "log": {"tensorboard": False, "rollouts": 0},
         }
         found: dict[str, Any] = _parts(body, folder, steps)
-        states = []
-        for ahead in (False, True):
-            own = {"out": str(folder / f"run-{ahead}"), "inputs": body["inputs"] | {"read_ahead": ahead}}
+        states, found["plain"], found["ahead"] = [], list[float](), list[float]()
+        for i, ahead in enumerate((False, True) * (1 if quick else ROUNDS)):
+            own = {"out": str(folder / f"run-{i}"), "inputs": body["inputs"] | {"read_ahead": ahead}}
             run = train(config_io.build(body | own, folder=folder))
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-            found["ahead" if ahead else "plain"] = [line["seconds/step"] for line in lines if "seconds/step" in line]
+            seconds = [line["seconds/step"] for line in lines if "seconds/step" in line]
+            found["ahead" if ahead else "plain"] += seconds[1:]  # the first warms up, and its clip is never read ahead
             (file,) = run.glob(f"checkpoints/*{steps}/model/*.safetensors")
             states.append(load_file(file))
-        found["same"] = all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+        found["same"] = all(torch.equal(states[0][k], other[k]) for other in states[1:] for k in states[0])
     return found
 
 
@@ -110,7 +112,7 @@ def _parts(body: dict[str, Any], folder: Path, files: int) -> dict[str, Any]:
         encode.append(time.perf_counter() - middle)
         assert len(clips[0]) == FRAMES
     millions = sum(p.numel() for p in policy.model.parameters()) / 1e6
-    return {"decode": decode, "encode": encode, "tokens": tokens, "millions": millions}
+    return {"decode": decode[1:], "encode": encode[1:], "tokens": tokens, "millions": millions}
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -120,8 +122,7 @@ def measure(quick: bool) -> dict[str, Any]:
         if not raw.pop("same"):
             raise SystemExit("a run that reads ahead gives other weights")
         shown = {"size": list(size), "tokens": raw["tokens"], "millions": raw["millions"]}
-        # the first step warms up, and its clip is never read ahead
-        parts = {k: _spread(raw[k][1:]) for k in ("decode", "encode", "plain", "ahead")}
+        parts = {k: _spread(raw[k]) for k in ("decode", "encode", "plain", "ahead")}
         cases.append(shown | parts)
         print(f"  {size}: " + "; ".join(f"{k} {harness.show_seconds(t)}" for k, t in parts.items()), flush=True)
     return {"cases": cases, "steps": steps}
@@ -146,7 +147,7 @@ def page(result: dict[str, Any]) -> str:
     first, sizes = result["cases"][0], f"{FRAMES} frames of at most {SIDE} x {SIDE} pixels"
     return f"""{first["millions"]:.1f} M parameters, prompts of {first["tokens"]} tokens, {sizes} from H.264
 files of {SECONDS} seconds at {RATE} frames a second; 8 answers of 32 tokens; one thread; medians and quartiles of
-{result["steps"] - 1} steps.
+{result["steps"] - 1} files, and of {result["steps"] - 1} steps of each of {ROUNDS} runs of either kind, in turns.
 `of a step`: decode and encode, of the step that waits for them. Read ahead, the weights after the run are the same.
 
 {harness.table(header, rows)}"""
