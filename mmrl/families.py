@@ -26,7 +26,7 @@ class Family:
                                                 will be seen of them; UserError for one that cannot be used. Without
                                                 a configuration (None) by the defaults
     entry.check(config)                         optional; what no single key shows, before weights load
-    config.memory_lines(config, recipe, *, ranks) -> list[str]    optional; the memory estimate of a dry run, no torch
+    config.memory_lines(config, recipe, *, ranks) -> list[str]    optional; the memory estimate of a dry run
     config.piece_lines(config, *, rows) -> list[str]    optional; how a dry run tells the pieces of an update
     config.QUICKSTART                           optional; part -> configuration of a quickstart of several runs, and
     entry.joined(summaries by part) -> {"before", "after", "chance"}    what their common summary.json says

@@ -1,4 +1,4 @@
-"""How much memory a run about videos needs on one rank, from shapes alone. Loads no torch and no weights.
+"""How much memory a run about videos needs on one rank, from shapes alone. Loads no weights.
 
 The language model's parts are those of `mmrl.vlm.memory`; here are the frames: how many patches and tokens they are,
 what the vision tower keeps of them, and what lies on the host. Two frames are one position in time.
@@ -17,8 +17,6 @@ from mmrl.vlm.memory import KEPT_PER_LAYER, Shape
 
 #: Frames that make one position in time.
 TOGETHER = 2
-#: Weight stages whose logit reducer must see all rows of a group at once.
-WHOLE_GROUPS = frozenset({"tw"})
 
 
 @dataclass(frozen=True)
@@ -63,18 +61,6 @@ def frames_of(inputs: Any, shape: Shape) -> Frames:
     return Frames(count, merged * side**2, tokens * shape.vision_merge**2, tokens)
 
 
-def piece_tokens(config: Config, recipe: Recipe, frames: Frames) -> int:
-    """Tokens of the largest piece: model.piece_tokens, or a whole group at full length where the weights ask for it.
-    With gradient checkpointing rows are packed behind one prompt, which is there once."""
-    names = {str(spec["name"]) for channel in recipe.channels.values() for spec in channel.weight}
-    if not names & WHOLE_GROUPS:
-        return int(config.model.piece_tokens)
-    packed = config.model.gradient_checkpointing or config.distributed.mode == "fsdp2"
-    rows, new = config.train.group, config.sampling.max_new_tokens
-    whole = frames.tokens + rows * new if packed else rows * (frames.tokens + new)
-    return max(int(config.model.piece_tokens), whole)
-
-
 def seen(config: Config, shape: Shape, frames: Frames, *, ranks: int = 1) -> Seen:
     """The parts of the frames. A vision tower that trains keeps each block's values, with gradient checkpointing each
     block's input and one block; a frozen one has one block at a time."""
@@ -112,13 +98,11 @@ def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
     if shape is None:
         return [memory.unknown(config)]
     frames = frames_of(config.inputs, shape)
-    piece = piece_tokens(config, recipe, frames)
-    longer = config.model_copy(update={"model": config.model.model_copy(update={"piece_tokens": piece})})
-    e = memory.estimate(longer, recipe, shape, ranks=ranks)
+    e = memory.estimate(config, recipe, shape, ranks=ranks, prompt=frames.tokens)
     s = seen(config, shape, frames, ranks=ranks)
     trains = "with gradient" if vision_trains(config) else "frozen"
     part = (f"vision tower, {trains}, frames of {s.together} video(s) at once", s.kept)
-    found = memory.lines(longer, e, shape, further=[part], update=s.kept, rollout=s.alive)
+    found = memory.lines(config, e, shape, further=[part], update=s.kept, rollout=s.alive)
     limit = config.inputs.max_prompt_tokens
     told = (
         f"a video: at most {frames.count} frames of {frames.pixels} pixels = {frames.patches} patches = "
@@ -131,9 +115,4 @@ def describe(config: Config, recipe: Recipe, *, ranks: int = 1) -> list[str]:
         f"on the host: {s.clips / GIB:.3f} GiB of decoded frames at most (inputs.cached_clips "
         f"{config.inputs.cached_clips}), {s.prompts / GIB:.3f} GiB of pixel values of prompts"
     )
-    whole = (
-        [f"a piece holds a whole group ({piece} tokens at full length): the token weights compare its rows"]
-        if piece > config.model.piece_tokens
-        else []
-    )
-    return [found[0], told, *found[1:], *whole, host]
+    return [found[0], told, *found[1:], host]

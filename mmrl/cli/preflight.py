@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from mmrl.config import Config
 from mmrl.errors import UserError
@@ -32,25 +31,13 @@ def _stages(config: Config) -> None:
     channels that the policy does not provide are refused."""
     from mmrl import families
     from mmrl.core import catalogue  # noqa: F401  (registers the stages)
-    from mmrl.training.objectives import channels_of, optimiser_settings
+    from mmrl.training.objectives import channels_of, of_run, optimiser_settings
 
     for module in families.family(config.family).extra_stages:
         importlib.import_module(module)
-    recipe, kind, _, _ = _bound(config)
+    recipe, kind, _, _ = of_run(config)
     for channel in channels_of(recipe, kind):
         optimiser_settings(config, recipe, channel)
-
-
-def _bound(config: Config) -> tuple[Any, Any, Any, Any]:
-    """(recipe, policy class, selector class, objectives) of a run."""
-    from mmrl import config_io, families
-    from mmrl.selection.base import find as find_selector
-    from mmrl.training.objectives import objectives
-
-    kind = families.policy_class(config)
-    recipe = config_io.recipe_of(config, kind.unit)
-    select = find_selector(config.selection.name, config.selection.options)
-    return recipe, kind, select, objectives(recipe, kind, select)
 
 
 def _selection(config: Config) -> None:
@@ -72,9 +59,9 @@ def _asked_of_rewards(config: Config) -> None:
     """What the selector asks of the policy, and what recipe and selector ask of the rewards; with `auto` the latter
     depends on the records and is left to them."""
     from mmrl.rewards.plan import make_plan
-    from mmrl.training.objectives import check_requests, check_rewards
+    from mmrl.training.objectives import check_requests, check_rewards, of_run
 
-    recipe, kind, select, aims = _bound(config)
+    recipe, kind, select, aims = of_run(config)
     check_requests(kind, select, config.selection.options)
     if all(component.name != "auto" for component in config.rewards.components):
         check_rewards(recipe, aims, select, config.selection.options, make_plan(config.rewards.components))

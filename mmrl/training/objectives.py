@@ -7,13 +7,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mmrl import config_errors
+from mmrl import config_errors, config_io, families
 from mmrl.config import Config, Optimiser
 from mmrl.core.objective import Objective
 from mmrl.core.recipe import Recipe
 from mmrl.errors import UserError
 from mmrl.rewards.plan import Component
 from mmrl.selection.base import Selector
+from mmrl.selection.base import find as find_selector
 from mmrl.training.policy import Policy, offered
 
 
@@ -47,6 +48,15 @@ def objectives(
         )
         for channel in channels_of(recipe, policy)
     }
+
+
+def of_run(config: Config) -> tuple[Recipe, type[Policy], type[Selector], dict[str, Objective]]:
+    """The recipe as the family's policy takes it, the classes of policy and selector, and the objectives: no weights
+    load. Plug-ins and native stages of the family are loaded before. Raises UserError as `objectives` does."""
+    kind: type[Policy] = families.policy_class(config)
+    recipe = config_io.recipe_of(config, kind.unit)
+    select = find_selector(config.selection.name, config.selection.options)
+    return recipe, kind, select, objectives(recipe, kind, select)
 
 
 def check_rewards(

@@ -21,10 +21,9 @@ from mmrl.plugins import load_plugins
 from mmrl.rewards.plan import record_check
 from mmrl.rewards.score import Scorer
 from mmrl.selection.base import Selector
-from mmrl.selection.base import find as find_selector
 from mmrl.training import random_states
 from mmrl.training.devices import find_device
-from mmrl.training.objectives import channels_of, check_requests, check_rewards, objectives, optimiser_settings
+from mmrl.training.objectives import channels_of, check_requests, check_rewards, of_run, optimiser_settings
 from mmrl.training.policy import Policy
 from mmrl.training.team import ALONE, Team
 from mmrl.training.trainer import Trainer
@@ -180,10 +179,7 @@ def _load(config: Config, tell: Tell) -> _Parts:
     prepare_machine(config)
     check_family(config)
     entry = families.entry(config.family)
-    kind: type[Policy] = families.policy_class(config)
-    recipe = config_io.recipe_of(config, kind.unit)
-    select = find_selector(config.selection.name, config.selection.options)
-    aims = objectives(recipe, kind, select)
+    recipe, kind, select, aims = of_run(config)
     check_requests(kind, select, config.selection.options)
     for channel in channels_of(recipe, kind):
         own = recipe.channel(channel).optimiser

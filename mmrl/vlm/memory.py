@@ -1,7 +1,8 @@
-"""How much memory a run of a Qwen-VL model needs on one rank, from shapes alone. Loads no torch and no weights.
+"""How much memory a run of a Qwen-VL model needs on one rank, from shapes alone. Loads no weights.
 
-The parameter count is exact for the Qwen-VL shapes up to norms and small biases (under 0.1 %). The rest is an
-estimate (`mmrl.training.memory`).
+Importing this loads no torch. Asking which rows a recipe keeps together does, for its stages are tensor functions; the
+checks of a dry run have loaded them by then. The parameter count is exact for the Qwen-VL shapes up to norms and small
+biases (under 0.1 %). The rest is an estimate (`mmrl.training.memory`).
 """
 
 from __future__ import annotations
@@ -138,9 +139,18 @@ def shape_from_json(config: Mapping[str, Any], *, source: str) -> Shape | None:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Bytes on one rank. `trainable` and `parameters` are counts."""
+class Together:
+    """The largest piece of an update: its tokens, and the `scope` that no piece is cut below (`mmrl.core.registry`)."""
 
+    tokens: int
+    scope: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on one rank. `trainable` and `parameters` are counts, `piece` is the largest piece of the update."""
+
+    piece: Together
     parameters: int
     trainable: int
     weights: float
@@ -163,8 +173,32 @@ class Estimate:
         return self.whole + self.reference + self.optimiser + self.average + self.cache
 
 
-def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) -> Estimate:
-    """The parts of the memory of one rank.
+def largest_piece(config: Config, recipe: Recipe, *, prompt: int, ranks: int = 1) -> Together:
+    """Tokens of the largest piece: model.piece_tokens, or whole groups at full length where stages of the recipe (its
+    token weights, its gate, plug-ins among them) compare their rows: no budget cuts those (`mmrl.vlm.batching`).
+
+    prompt: tokens of one. A row costs its prompt and its completion; packed rows have the prompt once.
+    """
+    from mmrl.training.objectives import of_run
+    from mmrl.training.setup import load_extensions
+    from mmrl.vlm.policy import form_in_shards, shared_prefix_form
+
+    load_extensions(config)
+    scopes = {objective.scope for objective in of_run(config)[-1].values()}
+    scope = next((wide for wide in ("batch", "group") if wide in scopes), "row")
+    budget, new = int(config.model.piece_tokens), int(config.sampling.max_new_tokens)
+    if scope == "row":
+        return Together(budget, scope)
+    form = form_in_shards if config.distributed.mode == "fsdp2" else shared_prefix_form
+    rows = 1 if recipe.experience == "records" else config.train.group
+    one = prompt + rows * new if form(config.model) == "packed" else rows * (prompt + new)
+    minibatches = config.train.minibatches or recipe.minibatches
+    groups = 1 if scope == "group" else -(-config.train.prompts // (ranks * minibatches))
+    return Together(max(budget, groups * one), scope)
+
+
+def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1, prompt: int | None = None) -> Estimate:
+    """The parts of the memory of one rank. prompt: tokens of the longest; default inputs.max_prompt_tokens.
 
     What trains is float32, and so is a frozen part of a fully trained model; the base below an adapter rests in bf16
     on a GPU. The reference of a run
@@ -179,14 +213,17 @@ def estimate(config: Config, recipe: Recipe, shape: Shape, *, ranks: int = 1) ->
     weights = 4.0 * trainable + (2 if narrow and adapter else 4) * frozen
     copy = needs_reference(recipe) and not adapter
     parts = ranks if config.distributed.mode == "fsdp2" else 1
-    tokens = config.model.piece_tokens
+    limit = config.inputs.max_prompt_tokens
+    piece = largest_piece(config, recipe, prompt=limit if prompt is None else prompt, ranks=ranks)
+    tokens = piece.tokens
     per_layer = KEPT_PER_LAYER * shape.hidden + KEPT_PER_MLP * shape.intermediate
     layers = 1 if config.model.gradient_checkpointing else shape.layers
     boundary = shape.layers * shape.hidden * tokens * width if config.model.gradient_checkpointing else 0
     head = min(min(config.model.head_chunk, tokens) * shape.vocab, HEAD_BLOCK) * 4 * 2  # and its gradient, float32
     rows = min(config.sampling.batch_rows, rows_per_rank(config, recipe, ranks))
-    length = config.inputs.max_prompt_tokens + config.sampling.max_new_tokens
+    length = limit + config.sampling.max_new_tokens
     return Estimate(
+        piece=piece,
         parameters=shape.parameters,
         trainable=trainable,
         weights=weights / parts,
@@ -241,17 +278,21 @@ def lines(
     rollout: float = 0.0,
 ) -> list[str]:
     """The estimate as text. `further` parts of a family stand behind the others, `update` and `rollout` are what they
-    add to the peaks."""
+    add to the peaks. A last line says it where a piece is larger than model.piece_tokens."""
     parts = [
         ("weights", e.weights),
         ("frozen reference", e.reference),
         ("gradients", e.gradients),
         ("optimiser", e.optimiser),
         *([("moving average", e.average)] if config.ema.enabled else []),
-        (f"activations of a piece of {config.model.piece_tokens} tokens", e.activations),
+        (f"activations of a piece of {e.piece.tokens} tokens", e.activations),
         ("key-value cache of the rollout, every row at full length", e.cache),
         *further,
     ]
     head = f"{e.parameters / 1e6:,.2f} M parameters, {e.trainable / 1e6:,.2f} M trained (shape: {shape.source})"
     peaks = [("peak of the update", e.update + update), ("peak of the rollout", e.rollout + rollout)]
-    return [head, *table(parts, peaks)]
+    found = [head, *table(parts, peaks)]
+    if e.piece.tokens > config.model.piece_tokens:
+        whole = "a whole group" if e.piece.scope == "group" else "all rows of an update"
+        found.append(f"a piece holds {whole} ({e.piece.tokens} tokens at full length): the recipe compares its rows")
+    return found

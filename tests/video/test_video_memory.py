@@ -11,7 +11,7 @@ import video_models
 
 from mmrl.config_io import build, recipe_of, resolve
 from mmrl.data.records import Record
-from mmrl.vlm.memory import Shape, shape_of
+from mmrl.vlm.memory import Shape, largest_piece, shape_of
 from video import memory, tiny
 from video.config import Inputs, memory_lines
 from video.encode import grids
@@ -58,7 +58,8 @@ def test_a_published_shape_by_hand() -> None:
     assert one.clips == 64 * 16 * 153_664 * 3
     assert one.prompts == 2 * 6272 * 1176 * 4  # this step's and the next one's, read ahead
     # the group is whole: one prompt and 8 completions of 4096 tokens, packed
-    assert memory.piece_tokens(config, recipe_of(config), frames) == 1568 + 8 * 4096
+    piece = largest_piece(config, recipe_of(config), prompt=frames.tokens, ranks=8)
+    assert piece.tokens == 1568 + 8 * 4096 == 34_336
 
 
 def run_of(path: Path, **options: Any) -> Any:
@@ -121,7 +122,9 @@ def test_the_lines(folder: Path) -> None:
     assert "these alone are too many: lower inputs.count or" in memory_lines(config, recipe_of(config), ranks=1)[1]
     config.inputs.frames = "fps"
     whole = run_of(folder, piece_tokens=512, recipe="tw-grpo")
-    assert "a piece holds a whole group (2560 tokens" in "\n".join(memory_lines(whole, recipe_of(whole), ranks=1))
+    text = "\n".join(memory_lines(whole, recipe_of(whole), ranks=1))
+    assert "activations of a piece of 2560 tokens" in text
+    assert "a piece holds a whole group (2560 tokens at full length): the recipe compares its rows" in text
     (line,) = memory_lines(run_of(folder).model_copy(update={"model": unknown()}), recipe_of(config), ranks=1)
     assert line.startswith("size unknown: someone/else")
 

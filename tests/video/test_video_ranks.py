@@ -1,5 +1,5 @@
-"""Video policies on two ranks: the run of one process, clips read ahead or not, in float64, and the same weights on
-both ranks."""
+"""Video policies on two ranks, whole (DDP) and in shards (FSDP2): the run of one process, clips read ahead or not, in
+float64, and the same weights on both ranks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ from mmrl.vlm import family
 from video import reading, tiny
 
 DIFFICULTY = {"reference": 0.45, "threshold": 0.0, "traces": 0, "modes": "both"}  # every group: noise, or a hint
+#: As in the file for 8 GPUs, whose groups too are longer than a piece.
+SHIPPED = {"gradient_checkpointing": True, "freeze": ["vision", "projector"], "piece_tokens": 16}
+FSDP = {"distributed": {"mode": "fsdp2"}}
 CASES: dict[str, dict[str, Any]] = {
     "tw-grpo": {},
     "tw-grpo lora": {"kind": "qwen3_vl", "model": {"adapter": {"kind": "lora", "rank": 4}, "shared_prefix": "packed"}},
+    "tw-grpo fsdp2": {"kind": "qwen3_vl", **FSDP},  # every weight trains, the vision tower's too
+    "tw-grpo fsdp2 checkpointing": {**FSDP, "model": SHIPPED},
     "deepvideo-r1": {"recipe": "deepvideo-r1", "selection": {"options": DIFFICULTY}},
 }
 pytestmark = pytest.mark.slow
@@ -106,6 +111,7 @@ def test_both_ranks_end_with_the_same_weights_and_read_their_own_share(root: Pat
     """Bit by bit the same. Read ahead: what the second step asks of the rank, and nothing of it in the step."""
     first, second = (json.loads((root / "ends" / f"{case} {ahead}.rank{r}").read_text()) for r in (0, 1))
     assert first["weights"] == second["weights"]
+    assert first["shards"] == second["shards"] == ("fsdp2" in case)
     if ahead == "plain":
         assert first["ahead"] == second["ahead"] == 0 and first["step"] > 0 and second["step"] > 0
     else:

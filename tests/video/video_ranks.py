@@ -1,7 +1,8 @@
 """Plug-in of runs on several ranks: a reward that differs between answers, and what each rank has at the end.
 
-Each process writes ends/NAME.rankR, beside the folder that holds the run folder NAME: a hash of its own weights, and
-how many files it read in the step itself ("step") and ahead of it ("ahead").
+Each process writes ends/NAME.rankR, beside the folder that holds the run folder NAME: a hash of its weights (put
+together where they lie in shards), whether they do ("shards"), and how many files it read in the step itself ("step")
+and ahead of it ("ahead").
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from mmrl.rewards import reward
 from mmrl.training.run import Session
+from mmrl.training.sharding import full, in_shards
 from video import reading
 
 READS = {"step": 0, "ahead": 0}
@@ -36,10 +38,10 @@ def _told(session: Session) -> None:
     out = Path(session.run)
     folder = out.parent.parent / "ends"
     folder.mkdir(exist_ok=True)
-    digest = hashlib.sha256()
-    for parameter in session.policy.parameters_of("tokens"):
-        digest.update(parameter.detach().cpu().numpy().tobytes())
-    found = {"weights": digest.hexdigest(), **READS}
+    digest, parameters = hashlib.sha256(), session.policy.parameters_of("tokens")
+    for parameter in parameters:
+        digest.update(full(parameter.detach()).cpu().numpy().tobytes())
+    found = {"weights": digest.hexdigest(), "shards": all(map(in_shards, parameters)), **READS}
     READS.update(step=0, ahead=0)
     (folder / f"{out.name}.rank{os.environ.get('RANK', 'alone')}").write_text(json.dumps(found))
 

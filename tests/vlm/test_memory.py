@@ -1,8 +1,10 @@
-"""The size estimate against transformers' own classes of the same shapes."""
+"""The size estimate: shapes against transformers' own classes, parts and pieces by hand."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,11 @@ import torch
 import transformers
 
 from mmrl import yaml_io
-from mmrl.config_io import recipe_of, resolve
+from mmrl.cli.plan import show
+from mmrl.config_io import build, recipe_of, resolve
+from mmrl.core import registry
+from mmrl.core.channels import CHANNELS
+from mmrl.core.reducers import REDUCERS
 from mmrl.errors import UserError
 from mmrl.paths import configs_dir
 from mmrl.vlm import memory
@@ -104,6 +110,93 @@ def test_freezing_and_checkpointing_save_memory() -> None:
     assert estimate("model.gradient_checkpointing=true").activations < full.activations / 2
     assert estimate("model.piece_tokens=1024").activations < full.activations
     assert estimate("train.group=4").cache == pytest.approx(full.cache / 2)
+
+
+GROUPS = ["train.group=4", "inputs.max_prompt_tokens=1000", "sampling.max_new_tokens=100", "model.piece_tokens=600"]
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [
+        (["recipe=grpo"], 600),  # no row is compared with another: the budget alone
+        (["recipe=tw-grpo"], 4 * 1100),
+        (["recipe=reg-grpo"], 4 * 1100),  # no reducer: the gate compares
+        (["recipe=tw-grpo", "model.gradient_checkpointing=true"], 1000 + 4 * 100),  # packed: the prompt once
+        (["recipe=tw-grpo", "model.shared_prefix=packed"], 1400),
+        (["recipe=tw-grpo", "distributed.mode=fsdp2"], 1400),
+        (["recipe=tw-grpo", "distributed.mode=fsdp2", "model.shared_prefix=off"], 4400),
+        (["recipe=tw-grpo", "model.piece_tokens=8192"], 8192),  # room for more groups
+    ],
+)
+def test_a_piece_holds_the_rows_that_the_recipe_compares(options: list[str], tokens: int) -> None:
+    config = resolve("visual_rft/qwen2_vl_2b_full_8gpu", ["recipe_options={}", *GROUPS, *options])
+    recipe, shape = recipe_of(config), memory.shape_of(config.model.path)
+    assert isinstance(shape, Shape)
+    found = memory.estimate(config, recipe, shape, ranks=8)
+    assert found.piece.tokens == tokens
+    plain = config.model_copy(
+        update={"recipe": "grpo", "model": config.model.model_copy(update={"piece_tokens": tokens})}
+    )
+    assert found.activations == memory.estimate(plain, recipe_of(plain), shape, ranks=8).activations
+    told = memory.lines(config, found, shape)
+    assert any(line.startswith(f"activations of a piece of {tokens} tokens") for line in told)
+    whole = f"a piece holds a whole group ({tokens} tokens at full length): the recipe compares its rows"
+    assert (told[-1] == whole) == (tokens in (4400, 1400))
+
+
+PLUGIN = """
+from mmrl.core.reducers import reducer
+from mmrl.core.registry import stage
+
+@reducer("tops_nt", meaning="largest logit", scope="group")
+def tops(logits_ncv, hidden_ncd):
+    return logits_ncv.amax(-1)
+
+@stage("weight", "by-tops")
+def by_tops(*, tops_nt):
+    return tops_nt
+
+@stage("gate", "by-batch", scope="batch")
+def by_batch(*, logp_nt, adv_nt):
+    return -logp_nt * adv_nt
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a plug-in in the working folder, forgotten afterwards."""
+    (tmp_path / "compares_rows.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_STAGES", dict(registry._STAGES))
+    yield "compares_rows"
+    for known, name in ((REDUCERS, "tops_nt"), (CHANNELS, "tops_nt"), (sys.modules, "compares_rows")):
+        known.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("stages", "whole"),
+    [
+        ("gate: reinforce\nweight: by-tops", "a whole group (330 tokens"),
+        ("gate: by-batch", "all rows of an update (990 tokens"),
+    ],
+)
+def test_stages_of_plug_ins_count(plugin: str, stages: str, whole: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A weight that reads what a reducer fills from whole groups, and a gate that compares all rows: in the plan."""
+    Path("own.yaml").write_text(f"advantage: grpo\nreduce: token-mean\n{stages}\n")
+    raw = {
+        "family": "vlm",
+        "recipe": "own.yaml",
+        "plugins": [plugin],
+        "device": "cpu",
+        "model": {"path": "embedded:vlm", "piece_tokens": 64},
+        "inputs": {"max_prompt_tokens": 100},
+        "sampling": {"max_new_tokens": 10},
+        "data": {"train": "digits:train"},
+        "train": {"prompts": 6, "group": 3, "minibatches": 2},
+    }
+    show(build(raw, folder=Path.cwd()))
+    assert capsys.readouterr().out.endswith(f"a piece holds {whole} at full length): the recipe compares its rows\n")
 
 
 def test_unknown_models_are_said_to_be_unknown(tmp_path: Path) -> None:
