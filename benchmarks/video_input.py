@@ -7,6 +7,7 @@ decode      frames from an H.264 file of 8 seconds, chosen at 2 a second and res
 encode      the processor: patches, ids, positions
 step        rollout and update of the trainer, with `inputs.read_ahead` off and on (the next step's clips are read and
             encoded by another thread beside the update), in runs that take turns
+wait        what a step then still waits for that thread
 
 Equality first: all runs end with the same weights.
 """
@@ -83,6 +84,7 @@ def case(size: list[int], steps: int, quick: bool) -> dict[str, Any]:
         }
         found: dict[str, Any] = _parts(body, folder, steps)
         states, found["plain"], found["ahead"] = [], list[float](), list[float]()
+        found["wait"] = _timed_waits()
         for i, ahead in enumerate((False, True) * (1 if quick else ROUNDS)):
             own = {"out": str(folder / f"run-{i}"), "inputs": body["inputs"] | {"read_ahead": ahead}}
             run = train(config_io.build(body | own, folder=folder))
@@ -93,6 +95,22 @@ def case(size: list[int], steps: int, quick: bool) -> dict[str, Any]:
             states.append(load_file(file))
         found["same"] = all(torch.equal(states[0][k], other[k]) for other in states[1:] for k in states[0])
     return found
+
+
+def _timed_waits() -> list[float]:
+    """From now on, the seconds of each wait for clips that are being read ahead."""
+    from video.policy import VideoPolicy
+
+    waits, settle = list[float](), VideoPolicy._settle
+
+    def timed(self: VideoPolicy) -> None:
+        reading, began = self._reading, time.perf_counter()
+        settle(self)
+        if reading is not None:
+            waits.append(time.perf_counter() - began)
+
+    VideoPolicy._settle = timed  # type: ignore[method-assign]
+    return waits
 
 
 def _parts(body: dict[str, Any], folder: Path, files: int) -> dict[str, Any]:
@@ -122,7 +140,7 @@ def measure(quick: bool) -> dict[str, Any]:
         if not raw.pop("same"):
             raise SystemExit("a run that reads ahead gives other weights")
         shown = {"size": list(size), "tokens": raw["tokens"], "millions": raw["millions"]}
-        parts = {k: _spread(raw[k]) for k in ("decode", "encode", "plain", "ahead")}
+        parts = {k: _spread(raw[k]) for k in ("decode", "encode", "plain", "ahead", "wait")}
         cases.append(shown | parts)
         print(f"  {size}: " + "; ".join(f"{k} {harness.show_seconds(t)}" for k, t in parts.items()), flush=True)
     return {"cases": cases, "steps": steps}
@@ -141,14 +159,15 @@ def share(one: dict[str, Any]) -> float:
 def page(result: dict[str, Any]) -> str:
     rows = []
     for one in result["cases"]:
-        times = [harness.show_seconds(one[k]) for k in ("decode", "encode", "plain", "ahead")]
+        times = [harness.show_seconds(one[k]) for k in ("decode", "encode", "plain", "ahead", "wait")]
         rows.append([f"{one['size'][0]} x {one['size'][1]}", *times, f"{share(one):.3f}"])
-    header = ["file", "decode", "encode", "step", "step, read ahead", "of a step"]
+    header = ["file", "decode", "encode", "step", "step, read ahead", "wait", "of a step"]
     first, sizes = result["cases"][0], f"{FRAMES} frames of at most {SIDE} x {SIDE} pixels"
     return f"""{first["millions"]:.1f} M parameters, prompts of {first["tokens"]} tokens, {sizes} from H.264
 files of {SECONDS} seconds at {RATE} frames a second; 8 answers of 32 tokens; one thread; medians and quartiles of
 {result["steps"] - 1} files, and of {result["steps"] - 1} steps of each of {ROUNDS} runs of either kind, in turns.
-`of a step`: decode and encode, of the step that waits for them. Read ahead, the weights after the run are the same.
+`of a step`: decode and encode, of the step that waits for them. Read ahead, the weights after the run are the same;
+`wait` is what a step then still waits.
 
 {harness.table(header, rows)}"""
 
