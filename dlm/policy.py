@@ -38,12 +38,11 @@ from mmrl.core.streams import Streams
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 from mmrl.training import precision, weights
+from mmrl.training.exported import NOTE as NOTE
 from mmrl.training.policy import Bundle, Needs, Piece, Policy, Scope, Unit
 from mmrl.training.reference import Reference
 from mmrl.training.rollouts import Request, Rollouts
 
-#: Written beside an adapter and an export: what they are of.
-NOTE = "mmrl.json"
 #: How much larger a piece without gradient may be.
 WITHOUT_GRAPH = 4
 #: What a request may change of the sampling section.

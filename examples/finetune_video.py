@@ -42,3 +42,4 @@ config = build(
 )
 run = train(config)
 write_report([run], run / "report.html")
+print(f"run folder: {run}; open {run}/report.html in a browser")

@@ -16,10 +16,9 @@ from image_gen.pipelines.base import PictureModel
 from image_gen.sections import Adapter
 from mmrl.errors import UserError
 from mmrl.training.devices import find_device
+from mmrl.training.exported import NOTE as NOTE
 from mmrl.training.precision import is_half
 
-#: Written beside a stored LoRA: what it was trained on.
-NOTE = "mmrl.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 M = TypeVar("M", bound=PictureModel)

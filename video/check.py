@@ -8,13 +8,14 @@ from mmrl.config import Config, RewardSpec, typed
 from mmrl.data.records import Record
 from mmrl.errors import RecordError, UserError
 from mmrl.rewards.plan import record_check
+from mmrl.rewards.registry import known_tasks
 from mmrl.vlm.memory import shape_of
 from video.clips import Clip
 from video.config import Inputs
 from video.frames import specs_of
 from video.reading import fitted, look, read
 from video.rewards import catalogue  # noqa: F401  (registers the rewards that `auto` stands for)
-from video.rewards.choice import right_letters
+from video.rewards.choice import check_letters
 
 #: Sides of what becomes a token in a model of unknown shape: patches of 14 pixels, merged 2 x 2.
 _FACTOR = 28
@@ -57,10 +58,10 @@ def check_answer(record: Record, config: Config | None, *, whole: bool) -> None:
     letters of held-out questions (`whole`), which are measured whatever the rewards. Raises UserError."""
     if record.answer is None:
         return
-    if config is None:
+    if config is None and record.task in known_tasks():  # a task of one's own has rewards of one's own
         _BY_DEFAULT(record)
     if whole and record.task == "choice":
-        right_letters(record)
+        check_letters(record)
 
 
 def check_record(record: Record, config: Config | None, *, whole: bool) -> None:

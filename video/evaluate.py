@@ -24,7 +24,7 @@ from mmrl.vlm.chance import levels_of, mean_reward
 from mmrl.vlm.evaluate import rewarded, task_metrics
 from mmrl.vlm.frame_look import frame_advice
 from video.clips import Clip
-from video.embedded.measures import MOST_LETTERS, blinded, by_type, constant_levels, exact_and_soft
+from video.embedded.measures import MOST_LETTERS, blinded, by_type, constant_by_type, constant_levels, exact_and_soft
 from video.rewards.choice import right_letters
 
 #: Prompts encoded at once: their frames are many times what a picture is.
@@ -72,9 +72,12 @@ def choice_metrics(outputs: Sequence[str], records: Sequence[Record]) -> dict[st
         return {}
     said, asked = [outputs[i] for i in rows], [records[i] for i in rows]
     found = exact_and_soft(said, asked)
-    for name, levels in by_type(said, asked).items():
-        found |= {f"{metric}/{name}": value for metric, value in levels.items()}
-    return found
+    return found | _named(by_type(said, asked))
+
+
+def _named(by_type: dict[str, dict[str, float]]) -> dict[str, float]:
+    """{"come": {"soft": x}} as {"soft/come": x}."""
+    return {f"{metric}/{name}": value for name, levels in by_type.items() for metric, value in levels.items()}
 
 
 def _blindable(records: Sequence[Record]) -> list[Record]:
@@ -94,6 +97,7 @@ def chance(records: Sequence[Record], config: Config) -> dict[str, float]:
         return levels
     levels.pop("reward", None)  # of the other tasks alone
     levels |= constant_levels(lettered)
+    levels |= _named(constant_by_type(lettered))
     if not _blindable(records):
         levels.pop("blind_soft", None)
     if len(lettered) == len(records):

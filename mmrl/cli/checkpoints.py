@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmrl.errors import UserError
+from mmrl.training.exported import NOTE
 
-#: Beside exported weights: the family they are of, and the base model of an adapter.
-NOTE = "mmrl.json"
 #: The family of a folder that says nothing itself, by a file that others of its kind have.
 MARKS = {"model_index.json": "flow", "pytorch_lora_weights.safetensors": "flow"}
 #: The same by the class that its model_index.json names, where it is another one.

@@ -20,6 +20,7 @@ PACKAGES = (
     "tokenizers",
     "pydantic",
     "pillow",
+    "av",
 )
 
 

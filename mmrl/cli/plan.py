@@ -35,6 +35,8 @@ def show(config: Config) -> None:
 
 def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
     """The size of a step in words: prompts x group, cut into minibatches, spread over ranks."""
+    from mmrl.training.objectives import kept_whole
+
     train = config.train
     epochs = train.epochs or recipe.epochs
     minibatches = train.minibatches or recipe.minibatches
@@ -62,6 +64,13 @@ def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
     own = getattr(families.config_module(config.family), "piece_lines", None)
     if own is not None:
         out += own(config, rows=-(-per_rank // minibatches) * group)
+    elif tokens and budget and (scope := kept_whole(config)) != "row":
+        told = {"group": "whole groups", "batch": "all rows of an update on its rank"}[scope]
+        cut = -(-per_rank // minibatches) if scope == "group" else 1
+        out.append(
+            f"gradients accumulate over pieces of {told}, whatever model.piece_tokens says, for the recipe compares"
+            f" rows: at most {count(cut, 'piece')} an optimiser step and rank"
+        )
     elif tokens and budget:
         prompts = -(-per_rank // minibatches)
         longest = getattr(config.inputs, "max_prompt_tokens", None)
@@ -78,8 +87,7 @@ def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
                 " step and rank"
             )
         out.append(
-            "  (each row counts its prompt; model.shared_prefix: packed counts it once a prompt and"
-            " needs fewer pieces, a recipe that keeps groups whole needs larger ones)"
+            "  (each row counts its prompt; model.shared_prefix: packed counts it once a prompt and needs fewer pieces)"
         )
     images = getattr(config.model, "piece_rows", None)
     if own is None and images:

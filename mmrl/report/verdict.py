@@ -80,14 +80,16 @@ def _tone(values: Sequence[float]) -> str:
 
 def _against(group: Group, own: Sequence[float], control: Group, theirs: Sequence[float]) -> Verdict:
     difference = statistics.fmean(own) - statistics.fmean(theirs)
-    text = f"{group.label} gains {'more' if difference >= 0 else 'less'} than {control.label} does"
+    tone = _tone([difference])
+    gains = {"up": "gains more than", "down": "gains less than", "": "gains as much as"}[tone]
+    text = f"{group.label} {gains} {control.label} does"
     sizes = f"n {len(own)} and {len(theirs)}"
     if len(own) > 1 and len(theirs) > 1:
         error = (statistics.variance(own) / len(own) + statistics.variance(theirs) / len(theirs)) ** 0.5
         text += f": {'beyond' if abs(difference) > CLEAR * error else 'within'} {CLEAR:g} standard errors ({sizes})."
     else:
         text += f" ({sizes}: too few seeds to tell it from noise)."
-    return Verdict(name="Against the control", change=f"{difference:+.3f}", tone=_tone([difference]), text=text)
+    return Verdict(name="Against the control", change=f"{difference:+.3f}", tone=tone, text=text)
 
 
 def missing(runs: Sequence[Run], grouped: Sequence[Group]) -> str:

@@ -65,7 +65,7 @@ def check_task(plan: Sequence[Component], task: str) -> None:
 
 def record_check(specs: Sequence[RewardSpec]) -> Callable[[Record], None]:
     """A function that raises UserError for a record that a reward of `specs` would score and cannot: what the rewards
-    themselves `check`. Unknown names, and tasks without a reward, are left to `make_plan`."""
+    themselves `check`, and with `auto` a task that has no reward. Unknown names are left to `make_plan`."""
     by_task: dict[str, list[Check]] = {}
 
     def check(record: Record) -> None:
@@ -79,7 +79,7 @@ def record_check(specs: Sequence[RewardSpec]) -> Callable[[Record], None]:
 
 def _checks(specs: Sequence[RewardSpec], task: str) -> list[Check]:
     known = registered()
-    automatic = task_rewards(task) if task in known_tasks() else ()
+    automatic = task_rewards(task) if any(spec.name == "auto" for spec in specs) else ()
     names = dict.fromkeys(name for spec in specs for name in (automatic if spec.name == "auto" else (spec.name,)))
     used = [known[name] for name in names if name in known]
     return [one.check for one in used if one.check is not None and one.applies(task)]

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Form = Literal["full", "merged", "adapter"]
+#: Beside exported weights and stored adapters: their family, and what else that wants to know again.
+NOTE = "mmrl.json"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from mmrl.config import Config
 from mmrl.data.records import Record
 from mmrl.errors import UserError
-from mmrl.training.exported import Exported, Wanted, largest_difference
+from mmrl.training.exported import NOTE, Exported, Wanted, largest_difference
 from mmrl.vlm import loading, merge
 from mmrl.vlm.config import Inputs, Model
 from mmrl.vlm.embedded_models import resolve
@@ -41,6 +42,7 @@ def export(config: Config, out: Path, wanted: Wanted, record: Record) -> Exporte
     _same(probe, probe.difference(now), "merging the adapter changed what the model says")
     dtype = getattr(torch, wanted.dtype) if wanted.dtype else torch.float32 if wanted.adapter_only else stored
     _save(model, processor, out, dtype=dtype, wanted=wanted)
+    _note(config, inputs, out)
     exact = now if dtype == torch.float32 else probe.logits(model)
     below = base if wanted.adapter_only else None
     architecture = type(model.get_base_model() if wanted.adapter_only else model).__name__
@@ -106,6 +108,12 @@ def _save(model: Any, processor: Any, out: Path, *, dtype: torch.dtype, wanted: 
     if inside.generation_config is not None:
         inside.generation_config.save_pretrained(out)
     merge.cast(model, torch.float32)
+
+
+def _note(config: Config, inputs: Inputs, out: Path) -> None:
+    """What `mmrl generate` needs of the run to ask as it asked."""
+    told = {"family": config.family, "inputs": inputs.model_dump(), "max_new_tokens": config.sampling.max_new_tokens}
+    (out / NOTE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def _name_dtype(config: Any, dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ import typer
 from mmrl.config import Config
 from mmrl.data.records import FRAMES
 from mmrl.errors import UserError, nearest
+from mmrl.training.exported import NOTE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -84,9 +85,9 @@ def settings(
     family: str = "vlm",
     train: str = "digits:train",
 ) -> Config:
-    """The configuration given, else the run's own, else the defaults (an exported folder has none); its model.path is
-    the checkpoint's model."""
-    from mmrl import config_io
+    """The configuration given, else the run's own, else what the note of an exported folder says, and the defaults; its
+    model.path is the checkpoint's model."""
+    from mmrl import config_io, json_io
     from mmrl.training.stored import model_folder, run_config, run_folder
 
     model = model_folder(checkpoint)
@@ -99,6 +100,10 @@ def settings(
         "model": {"path": str(model.resolve()), "base": base},
         "data": {"train": train},
     }
+    if (model / NOTE).is_file():
+        note = json_io.read_object(model / NOTE, remedy="export the model again")
+        plain["inputs"] = note.get("inputs", {})
+        plain["sampling"] = {k: note[k] for k in ("max_new_tokens",) if k in note}
     return config_io.build(plain, folder=Path.cwd(), where=str(checkpoint))
 
 

@@ -179,13 +179,10 @@ def largest_piece(config: Config, recipe: Recipe, *, prompt: int, ranks: int = 1
 
     prompt: tokens of one. A row costs its prompt and its completion; packed rows have the prompt once.
     """
-    from mmrl.training.objectives import of_run
-    from mmrl.training.setup import load_extensions
+    from mmrl.training.objectives import kept_whole
     from mmrl.vlm.policy import form_in_shards, shared_prefix_form
 
-    load_extensions(config)
-    scopes = {objective.scope for objective in of_run(config)[-1].values()}
-    scope = next((wide for wide in ("batch", "group") if wide in scopes), "row")
+    scope = kept_whole(config)
     budget, new = int(config.model.piece_tokens), int(config.sampling.max_new_tokens)
     if scope == "row":
         return Together(budget, scope)

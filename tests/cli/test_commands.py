@@ -228,6 +228,18 @@ def test_a_plan_of_shards_for_one_process_says_so() -> None:
         assert told == (ranks == 1)
 
 
+def test_the_plan_of_a_recipe_that_compares_rows_cuts_no_group() -> None:
+    options = ["train.prompts=6", "train.group=4", "train.minibatches=2", "model.piece_tokens=64"]
+    for recipe, whole in (("tw-grpo", True), ("reg-grpo", True), ("grpo", False)):
+        config = resolve("quickstart/vlm", [*options, f"recipe={recipe}", "recipe_options={}"])
+        text = "\n".join(arithmetic(config, recipe_of(config), ranks=1))
+        assert ("pieces of whole groups" in text) == whole and (
+            "rows a piece" in text or "row a piece" in text
+        ) != whole
+        if whole:
+            assert "at most 3 pieces an optimiser step and rank" in text
+
+
 def test_pieces_are_those_of_the_policy() -> None:
     """Literal numbers, and equal to the plan that training cuts by."""
     from mmrl.vlm.batching import plan

@@ -287,6 +287,10 @@ def test_metrics_against_the_first_run_and_against_the_control(tmp_path: Path) -
     assert "+0.062 to 0.125-0" in html  # run b's final value against the first run's
     assert "+0.148" in html  # 0.15625 gained by reward, 0.0078125 with shuffled rewards
     assert "visual-rft gains more than visual-rft, shuffled rewards does: beyond 2 standard errors (n 2 and 2)." in html
+    level = [
+        make_run(tmp_path / f"l{control}", seed=0, gain=0.125, control=control) for control in ("none", "shuffled")
+    ]
+    assert "gains as much as visual-rft, shuffled rewards does (n 1 and 1: too few seeds" in page(*level)
     alone = page(runs[0])
     assert "Mean IoU rose from 0.500 to 0.625; the best constant answer reaches 0.062." in alone
     assert "another seed (seed=1) and a control with shuffled rewards" in alone

@@ -4,7 +4,14 @@ import pytest
 
 from mmrl.data.records import Record
 from mmrl.errors import UserError
-from video.embedded.measures import blinded, by_type, constant_levels, exact_and_soft, typed_constant
+from video.embedded.measures import (
+    blinded,
+    by_type,
+    constant_by_type,
+    constant_levels,
+    exact_and_soft,
+    typed_constant,
+)
 from video.embedded.records import make_records
 
 
@@ -70,3 +77,13 @@ def test_no_records() -> None:
     for measure in (constant_levels, lambda records: exact_and_soft([], records)):
         with pytest.raises(UserError, match="no records"):
             measure([])
+
+
+def test_the_constant_of_a_kind_is_chosen_for_it_alone() -> None:
+    records = [
+        Record(str(i), "choice", "?", (), answer=answer, meta={"type": kind})
+        for i, (kind, answer) in enumerate([("x", "A"), ("x", "A,B"), ("y", "C"), ("y", "C")])
+    ]
+    found = constant_by_type(records)
+    assert found["x"] == {"exact": 0.5, "soft": 0.75} and found["y"] == {"exact": 1.0, "soft": 1.0}
+    assert found["multiple"] == {"exact": 1.0, "soft": 1.0} and found["single"]["exact"] == 2 / 3

@@ -18,7 +18,7 @@ from mmrl.data.records import Record
 from mmrl.errors import UserError
 from mmrl.rewards.checker import check_reward
 from mmrl.rewards.registry import registered
-from mmrl.training.setup import load_records
+from mmrl.training.setup import load_extensions, load_records
 from video import family, tiny
 from video.rewards import catalogue
 
@@ -233,3 +233,25 @@ def test_the_commands_of_the_page_of_rewards_work(
         out = capsys.readouterr().out
         if words[1] == "check-reward":
             assert "keeps the contract" in out and "values from 0 to 1" in out, out
+
+
+def test_a_mistyped_task_is_named_by_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "train.jsonl", GOOD, {"id": "odd", "task": "choise", "prompt": "?", "answer": "A"})
+    said = r"train\.jsonl:2 \(record 'odd'\): rewards: no default rewards for task 'choise'; did you mean 'choice'"
+    assert run(["train", str(settings(tmp_path))]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert run(["check-data", str(tmp_path / "train.jsonl"), "--config", str(settings(tmp_path))]) == 2
+    assert re.search(said, capsys.readouterr().out)
+    config = config_io.resolve(str(settings(tmp_path)), ["data.on_error=skip"])
+    skipped: list[str] = []
+    load_extensions(config)
+    assert len(load_records(config, "train", skipped=skipped)) == 1 and re.search(said, skipped[0])
+
+
+def test_a_letter_beyond_the_options_is_told() -> None:
+    check = registered()["choice"].check
+    assert check is not None
+    check(Record("a", "choice", "?", answer="B,D", meta={"options": ["1", "2", "3", "4"]}))
+    check(Record("a", "choice", "?", answer="E"))  # nobody says how many there are
+    with pytest.raises(UserError, match="record 'a': answer B,E names an option that is not there: meta.options has 4"):
+        check(Record("a", "choice", "?", answer="B,E", meta={"options": ["1", "2", "3", "4"]}))

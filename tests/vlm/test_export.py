@@ -320,3 +320,28 @@ def test_an_adapter_on_the_output_layer_is_merged_or_refused(checkpoints: dict[s
     further = Model.model_validate({"path": str(made), "adapter": {"kind": "lora"}})
     with pytest.raises(UserError, match="on the output layer too"):
         load(further, Sampling(), Inputs(), device="cpu")
+
+
+def test_an_exported_folder_is_asked_as_its_run_asked(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Inputs and the length of answers travel in the note; a broken one is told."""
+    from mmrl.vlm.generate import settings
+
+    inputs = {"system": "Be brief.", "max_pixels": 5000}
+    base = checkpoints["qwen3_vl"]
+    config = build(
+        {
+            "family": "vlm",
+            "recipe": "grpo",
+            "model": {"path": str(base)},
+            "data": {"train": "digits:train"},
+            "inputs": inputs,
+            "sampling": {"max_new_tokens": 7},
+        },
+        folder=tmp_path,
+    )
+    export(config, tmp_path / "out", Wanted(), RECORD)
+    found = settings(tmp_path / "out", None)
+    assert found.inputs == config.inputs and found.sampling.max_new_tokens == 7
+    (tmp_path / "out" / "mmrl.json").write_text('{"family": "vlm", "inputs": {"max_pixls": 3}}')
+    with pytest.raises(UserError, match="max_pixls"):
+        settings(tmp_path / "out", None)

@@ -37,12 +37,17 @@ def exact_and_soft(outputs: Sequence[str], records: Sequence[Record]) -> dict[st
 def by_type(outputs: Sequence[str], records: Sequence[Record]) -> dict[str, dict[str, float]]:
     """`exact_and_soft` of each `meta["type"]`, of the questions with one right letter ("single") and with several
     ("multiple"). Records without a type count under the latter two only."""
+    rows = _rows_by_type(records)
+    return {n: exact_and_soft([outputs[i] for i in k], [records[i] for i in k]) for n, k in sorted(rows.items())}
+
+
+def _rows_by_type(records: Sequence[Record]) -> dict[str, list[int]]:
     rows: dict[str, list[int]] = {}
     for i, record in enumerate(records):
         many = "single" if len(right_letters(record)) == 1 else "multiple"
         for name in {many, *([str(record.meta["type"])] if "type" in record.meta else [])}:
             rows.setdefault(name, []).append(i)
-    return {n: exact_and_soft([outputs[i] for i in k], [records[i] for i in k]) for n, k in sorted(rows.items())}
+    return rows
 
 
 def blinded(records: Sequence[Record], *, seed: int = 0) -> list[Record]:
@@ -77,6 +82,15 @@ def constant_levels(records: Sequence[Record]) -> dict[str, float]:
     soft = max(sum(soft_score(one, right) for right in rights) for one in said) / len(rights)
     exact = max(sum(one == right for right in rights) for one in said) / len(rights)
     return {"exact": exact, "soft": soft, "blind_soft": soft}
+
+
+def constant_by_type(records: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """`exact` and `soft` of the best constant of each kind that `by_type` tells apart, chosen for it alone."""
+    found = {}
+    for name, rows in sorted(_rows_by_type(records).items()):
+        levels = constant_levels([records[i] for i in rows])
+        found[name] = {metric: levels[metric] for metric in ("exact", "soft")}
+    return found
 
 
 def typed_constant(records: Sequence[Record]) -> float:

@@ -36,6 +36,17 @@ def right_letters(record: Record) -> frozenset[str]:
     return letters
 
 
+def check_letters(record: Record) -> None:
+    """Raises UserError for an answer that is no letters, or names more options than the record's `options` are."""
+    options = record.meta.get("options")
+    said = right_letters(record)
+    if isinstance(options, (list, tuple)) and options and max(said) > chr(ord("A") + len(options) - 1):
+        raise UserError(
+            f"record {record.id!r}: answer {','.join(sorted(said))} names an option that is not there: "
+            f"meta.options has {len(options)}"
+        )
+
+
 def _wrong(record: Record) -> UserError:
     return UserError(
         f"record {record.id!r}: answer of a choice must be letters such as 'B' or 'B,C', got {record.answer!r:.60}"
@@ -49,7 +60,7 @@ def soft_score(said: frozenset[str], right: frozenset[str], *, form: Literal["of
     return len(said) / len(right) if said <= right else 0.0
 
 
-@reward("choice", tasks=("choice",), check=right_letters)
+@reward("choice", tasks=("choice",), check=check_letters)
 def choice_reward(
     outputs: Sequence[str],
     records: Sequence[Record],
@@ -69,7 +80,7 @@ def choice_reward(
     ]
 
 
-@reward("choice_exact", tasks=("choice",), check=right_letters)
+@reward("choice_exact", tasks=("choice",), check=check_letters)
 def choice_exact_reward(
     outputs: Sequence[str], records: Sequence[Record], info: Sequence[dict[str, Any]]
 ) -> list[float]:
