@@ -21,6 +21,7 @@ import numpy as np
 from image_gen.embedded import canvas
 from image_gen.embedded.words import DIGITS, PLURALS
 from mmrl.core.streams import stream_seed
+from mmrl.data.names import read_options
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 
@@ -129,14 +130,7 @@ def builtin(name: str) -> list[Record]:
 
 
 def _options(name: str, task: str, query: str | None) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for item in [] if query is None else query.split("&"):
-        key, equals, value = item.partition("=")
-        if key not in OPTIONS[task]:
-            raise UserError(f"data: {name!r}: unknown option {key!r}{nearest(key, OPTIONS[task])}")
-        if not equals or key in options:
-            raise UserError(f"data: {name!r}: write each option once, as {key}=value")
-        options[key] = value
+    options = read_options(name, query, OPTIONS[task])
     if "seed" in options and not re.fullmatch(r"\d{1,9}", options["seed"]):
         raise UserError(f"data: {name!r}: seed must be a whole number, got {options['seed']!r}")
     return options

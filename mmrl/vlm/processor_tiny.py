@@ -126,25 +126,43 @@ def tokenizer_of(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
 def make_processor() -> Qwen3VLProcessor:
     """Pictures keep their size when a multiple of 16 pixels; from 32 x 32 up to 256 x 256 pixels."""
     size = {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}
+    return processor_of(make_tokenizer(), picture={"size": size}, video={"size": size})
+
+
+def processor_of(
+    tokenizer: PreTrainedTokenizerFast, *, picture: dict[str, Any], video: dict[str, Any]
+) -> Qwen3VLProcessor:
+    """A processor with patches of 8 pixels, merged 2 x 2. picture, video: what else its two parts are told."""
     cut: dict[str, Any] = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
     normal: dict[str, Any] = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     return Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=size, **cut, **normal),
-        tokenizer=make_tokenizer(),
-        video_processor=Qwen3VLVideoProcessor(size=size, **cut, **normal),
+        image_processor=Qwen2VLImageProcessor(**picture, **cut, **normal),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(**video, **cut, **normal),
         chat_template=CHAT_TEMPLATE,
     )
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
     """The size that learns on a laptop: about half a million parameters."""
+    return config_of(tokenizer, layers=2, vision={"depth": 2, "deepstack_visual_indexes": [0]})
+
+
+def config_of(
+    tokenizer: PreTrainedTokenizerFast, *, layers: int, vision: dict[str, Any], spread: float = 0.02
+) -> Qwen3VLConfig:
+    """Width 96 with `layers` language layers, a vision tower of width 64. vision: its depth, and the blocks whose
+    values the language model gets too. spread: standard deviation of the first weights, by default as in large models.
+    """
     token = tokenizer.convert_tokens_to_ids
     return Qwen3VLConfig(
+        initializer_range=spread,
         text_config={
+            "initializer_range": spread,
             "vocab_size": len(tokenizer),
             "hidden_size": 96,
             "intermediate_size": 192,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "head_dim": 24,
@@ -163,7 +181,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
             "pad_token_id": token("<|endoftext|>"),
         },
         vision_config={
-            "depth": 2,
+            "initializer_range": spread,
             "hidden_size": 64,
             "intermediate_size": 128,
             "num_heads": 4,
@@ -172,7 +190,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
             "temporal_patch_size": 2,
             "out_hidden_size": 96,
             "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [0],
+            **vision,
         },
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),

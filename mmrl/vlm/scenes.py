@@ -9,7 +9,6 @@ classification, counting, grounding ("the digit on the left"). Prompts and answe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from mmrl.core.streams import stream_seed
 from mmrl.data.digits import PARTS, Digits, load_digits
+from mmrl.data.names import read_options, whole_number
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 from mmrl.vlm.scene_pictures import COORDINATES, SIDE, Box, Scene, draw, norm1000
@@ -190,12 +190,6 @@ def held_out() -> list[Record]:
 # ---- names ---------------------------------------------------------------------------------------------------------
 
 
-def _number(name: str, key: str, text: str, least: int) -> int:
-    if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
-        raise UserError(f"data: {name!r}: {key} must be a whole number of at least {least}, got {text!r}")
-    return int(text)
-
-
 def builtin(name: str) -> list[Record]:
     """Embedded records by name: `digits:PART[?key=value&...]`.
 
@@ -212,22 +206,15 @@ def builtin(name: str) -> list[Record]:
         raise UserError(f"data: {name!r}: no scenes from part {part!r}{hint}")
     if name.endswith("?"):
         raise UserError(f"data: {name!r}: options are missing after '?'; add task=, n= or seed=, or drop it")
-    options: dict[str, str] = {}
-    for item in query.split("&") if query else []:
-        key, equals, value = item.partition("=")
-        if key not in OPTIONS:
-            raise UserError(f"data: {name!r}: unknown option {key!r}{nearest(key, OPTIONS)}")
-        if not equals or key in options:
-            raise UserError(f"data: {name!r}: write each option once, as {key}=value")
-        options[key] = value
+    options = read_options(name, query or None, OPTIONS)
     task = options.get("task")
     if task is not None and task not in TASKS:
         raise UserError(f"data: {name!r}: unknown task {task!r}{nearest(task, TASKS)}")
     demos = options.get("demos", "hasty")
     if demos not in DEMOS:
         raise UserError(f"data: {name!r}: unknown demos {demos!r}{nearest(demos, DEMOS)}")
-    n = _number(name, "n", options["n"], 1) if "n" in options else DEFAULT_N[part]
-    seed = _number(name, "seed", options["seed"], 0) if "seed" in options else 0
+    n = whole_number(name, "n", options["n"], least=1) if "n" in options else DEFAULT_N[part]
+    seed = whole_number(name, "seed", options["seed"], least=0) if "seed" in options else 0
     if part == "eval" and not options:
         return held_out()
     return make_records(part=part, n=n, seed=seed, task=task, demos=demos)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,20 @@ class Page:
         return int(self.run("document.querySelectorAll(arguments[0]).length", css))
 
 
-@pytest.fixture
-def at(browser: Any, page: Path) -> Iterator[Page]:
+@contextmanager
+def opened(browser: Any, page: Path) -> Iterator[Page]:
     shown = Page(browser, WIDE)
     browser.get_log("browser")
     browser.get(page.as_uri())
     yield shown
     assert browser.get_log("browser") == []  # nothing in the console, whatever the test did
     assert shown.run("window.hacked === undefined")
+
+
+@pytest.fixture
+def at(browser: Any, page: Path) -> Iterator[Page]:
+    with opened(browser, page) as shown:
+        yield shown
 
 
 def test_it_says_first_whether_it_learned(at: Page) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from filled_runs import COUNTS, JUDGE, T, write_filled
-from test_browser import NARROW, WIDE, Page, browser
+from test_browser import NARROW, WIDE, Page, browser, opened
 
 from mmrl.report import write_report
 
@@ -29,12 +29,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def at(browser: Any, pages: dict[str, Path], request: pytest.FixtureRequest) -> Iterator[Page]:
-    shown = Page(browser, WIDE)
-    browser.get_log("browser")
-    browser.get(pages[getattr(request, "param", "one")].as_uri())
-    yield shown
-    assert browser.get_log("browser") == []
-    assert shown.run("window.hacked === undefined")
+    with opened(browser, pages[getattr(request, "param", "one")]) as shown:
+        yield shown
 
 
 def spots(at: Page, css: str) -> list[tuple[float, float]]:

@@ -8,17 +8,10 @@ with its clip and an answer about 24 with its end. Any other text still encodes,
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2VLImageProcessor,
-    Qwen3VLConfig,
-    Qwen3VLProcessor,
-    Qwen3VLVideoProcessor,
-)
+from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLProcessor
 
-from mmrl.vlm.processor_tiny import CHAT_PHRASES, CHAT_TEMPLATE, MERGE, PATCH, SPECIAL, tokenizer_of
+from mmrl.vlm.processor_tiny import CHAT_PHRASES, SPECIAL, config_of, processor_of, tokenizer_of
 from video.embedded import clips, questions
 from video.embedded.records import ABSENT, RIGHT
 
@@ -72,63 +65,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_processor() -> Qwen3VLProcessor:
     """Frames keep their size when their sides are multiples of 16 pixels."""
-    cut: dict[str, Any] = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
-    normal: dict[str, Any] = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     picture = {"shortest_edge": 16 * 16, "longest_edge": 256 * 256}
     whole = {"shortest_edge": 2 * 16 * 16, "longest_edge": 16 * 128 * 128}  # pixels of all frames together
-    return Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=picture, **cut, **normal),
-        tokenizer=make_tokenizer(),
-        video_processor=Qwen3VLVideoProcessor(size=whole, cap_pixels_per_frame=False, **cut, **normal),
-        chat_template=CHAT_TEMPLATE,
-    )
+    video = {"size": whole, "cap_pixels_per_frame": False}
+    return processor_of(make_tokenizer(), picture={"size": picture}, video=video)
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
     """A digit on its place is one token of the language model. The weights begin four times as large as is usual for
     large models: with 0.02 the model has read no clip after 200 steps, with 0.08 two of three."""
-    token = tokenizer.convert_tokens_to_ids
-    return Qwen3VLConfig(
-        initializer_range=START,
-        text_config={
-            "initializer_range": START,
-            "vocab_size": len(tokenizer),
-            "hidden_size": 96,
-            "intermediate_size": 192,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "head_dim": 24,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-6,
-            # the three sections are time, height, width; they sum to half of head_dim
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [4, 4, 4],
-                "mrope_interleaved": True,
-            },
-            "tie_word_embeddings": True,
-            "bos_token_id": None,
-            "eos_token_id": token("<|im_end|>"),
-            "pad_token_id": token("<|endoftext|>"),
-        },
-        vision_config={
-            "initializer_range": START,
-            "depth": 1,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 4,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 96,
-            "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [],
-        },
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=True,
-    )
+    return config_of(tokenizer, layers=3, vision={"depth": 1, "deepstack_visual_indexes": []}, spread=START)

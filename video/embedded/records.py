@@ -6,12 +6,11 @@ the closing sentence of TW-GRPO's training prompts (arXiv 2505.24718); an answer
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from mmrl.core.streams import stream_seed
 from mmrl.data.digits import PARTS, load_digits
+from mmrl.data.names import read_options, whole_number
 from mmrl.data.records import Record
 from mmrl.errors import UserError, nearest
 from video.embedded.clips import LANES, Story, tell
@@ -77,24 +76,6 @@ def make_records(*, part: str, n: int, seed: int = 0, kind: str | None = None, d
 # ---- names ---------------------------------------------------------------------------------------------------------
 
 
-def _number(name: str, key: str, text: str, least: int) -> int:
-    if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
-        raise UserError(f"data: {name!r}: {key} must be a whole number of at least {least}, got {text!r}")
-    return int(text)
-
-
-def _options(name: str, query: str) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for item in query.split("&") if query else []:
-        key, equals, value = item.partition("=")
-        if key not in QUERY:
-            raise UserError(f"data: {name!r}: unknown option {key!r}{nearest(key, QUERY)}")
-        if not equals or key in options:
-            raise UserError(f"data: {name!r}: write each option once, as {key}=value")
-        options[key] = value
-    return options
-
-
 def builtin(name: str) -> list[Record]:
     """Embedded records by name: `clips:PART[?key=value&...]`.
 
@@ -110,12 +91,12 @@ def builtin(name: str) -> list[Record]:
         raise UserError(f"data: {name!r}: no clips from part {part!r}{hint}")
     if name.endswith("?"):
         raise UserError(f"data: {name!r}: options are missing after '?'; add kind=, n=, seed= or demos=, or drop it")
-    options = _options(name, query)
+    options = read_options(name, query or None, QUERY)
     kind, demos = options.get("kind"), options.get("demos", "hasty")
     if kind is not None and kind not in KINDS:
         raise UserError(f"data: {name!r}: unknown kind {kind!r}{nearest(kind, KINDS)}")
     if demos not in HASTE:
         raise UserError(f"data: {name!r}: unknown demos {demos!r}{nearest(demos, HASTE)}")
-    n = _number(name, "n", options["n"], 1) if "n" in options else DEFAULT_N[part]
-    seed = _number(name, "seed", options["seed"], 0) if "seed" in options else 0
+    n = whole_number(name, "n", options["n"], least=1) if "n" in options else DEFAULT_N[part]
+    seed = whole_number(name, "seed", options["seed"], least=0) if "seed" in options else 0
     return make_records(part=part, n=n, seed=seed, kind=kind, demos=demos)
