@@ -35,7 +35,7 @@ def show(config: Config) -> None:
 
 def arithmetic(config: Config, recipe: Recipe, *, ranks: int) -> list[str]:
     """The size of a step in words: prompts x group, cut into minibatches, spread over ranks."""
-    from mmrl.training.objectives import kept_whole
+    from mmrl.training.setup import kept_whole
 
     train = config.train
     epochs = train.epochs or recipe.epochs

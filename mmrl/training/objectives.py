@@ -59,16 +59,6 @@ def of_run(config: Config) -> tuple[Recipe, type[Policy], type[Selector], dict[s
     return recipe, kind, select, objectives(recipe, kind, select)
 
 
-def kept_whole(config: Config) -> str:
-    """What no piece of an update is cut below, for stages of the recipe (token weights, a gate, plug-ins among them)
-    compare its rows: `group`, `batch`, or only the `row`."""
-    from mmrl.training.setup import load_extensions  # which stands on this module
-
-    load_extensions(config)
-    scopes = {objective.scope for objective in of_run(config)[-1].values()}
-    return next((wide for wide in ("batch", "group") if wide in scopes), "row")
-
-
 def check_rewards(
     recipe: Recipe,
     objectives: Mapping[str, Objective],

@@ -48,6 +48,14 @@ def load_extensions(config: Config) -> None:
         importlib.import_module(module)
 
 
+def kept_whole(config: Config) -> str:
+    """What no piece of an update is cut below, for stages of the recipe (token weights, a gate, plug-ins among them)
+    compare its rows: `group`, `batch`, or only the `row`."""
+    load_extensions(config)
+    scopes = {objective.scope for objective in of_run(config)[-1].values()}
+    return next((wide for wide in ("batch", "group") if wide in scopes), "row")
+
+
 def load_records(
     config: Config,
     which: str,

@@ -179,7 +179,7 @@ def largest_piece(config: Config, recipe: Recipe, *, prompt: int, ranks: int = 1
 
     prompt: tokens of one. A row costs its prompt and its completion; packed rows have the prompt once.
     """
-    from mmrl.training.objectives import kept_whole
+    from mmrl.training.setup import kept_whole
     from mmrl.vlm.policy import form_in_shards, shared_prefix_form
 
     scope = kept_whole(config)
